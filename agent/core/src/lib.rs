@@ -1,0 +1,3 @@
+//! The deterministic core of the agent: parse, series table, scorers, summaries, spool, link.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! The agent: sources, spool files and uplinks around the deterministic core.
