@@ -1,0 +1,527 @@
+//! The aggregator's settings: what a TOML file may say, what holds when it is silent, and what is wrong with it.
+//!
+//! Owns every key, default and range, and the worst-case memory that a set of limits can need. Must never start
+//! anything or touch the network. The hard case is a file with several mistakes: each is named with its file, line
+//! and key in one go, so that nobody mends a config one error at a time.
+
+mod limits;
+mod outline;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use limits::{Limits, Memory};
+use outline::Outline;
+
+/// Everything that `run`, `check` and `replay` read from a file. Every key has a default.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Folder of the certificate authority, tokens and database; created with owner-only permissions.
+    pub state_dir: PathBuf,
+    /// Where agents, people and scripts connect.
+    pub listen: Listen,
+    /// The bounds of everything that could grow.
+    pub limits: Limits,
+    /// Who hears of incidents.
+    pub notify: Notify,
+    /// When the region's judgement speaks.
+    pub judge: Judge,
+    /// How recorded telemetry is played.
+    pub replay: Replay,
+    /// What is logged, and how.
+    pub log: Log,
+    /// Which tag plays which part.
+    pub dimensions: Dimensions,
+    /// The part of each measurement, by measurement name; others are scored but are no evidence.
+    pub metrics: BTreeMap<String, Metric>,
+    /// Regions by name. Others are taken in as they appear, with UTC as their time zone.
+    pub regions: BTreeMap<String, Region>,
+    /// Stacks by name. Others are taken in as they appear, as independent of each other.
+    pub stacks: BTreeMap<String, Stack>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: state_dir_default(),
+            listen: Listen::default(),
+            limits: Limits::default(),
+            notify: Notify::default(),
+            judge: Judge::default(),
+            replay: Replay::default(),
+            log: Log::default(),
+            dimensions: Dimensions::default(),
+            metrics: BTreeMap::new(),
+            regions: BTreeMap::new(),
+            stacks: BTreeMap::new(),
+        }
+    }
+}
+
+/// Addresses to listen on.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// UDP address for agents over QUIC; default 0.0.0.0:8461.
+    pub quic: SocketAddr,
+    /// TCP address of console, API, health and metrics; default 127.0.0.1:8460. It has no log-in: keep it on loopback.
+    pub http: SocketAddr,
+    /// Names under which the console may be asked for besides its address and localhost, for a proxy in front of it.
+    pub http_names: Vec<String>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            quic: SocketAddr::from(([0, 0, 0, 0], 8461)),
+            http: SocketAddr::from(([127, 0, 0, 1], 8460)),
+            http_names: Vec::new(),
+        }
+    }
+}
+
+/// Who hears of incidents. Each notifier has its own queue and retries, and a failing one delays no other.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Notify {
+    /// Write every state of every incident to standard output as NDJSON; default true.
+    pub stdout: bool,
+    /// Webhooks by name: each gets the NDJSON object as the body of a POST.
+    pub webhook: BTreeMap<String, Webhook>,
+    /// Alertmanagers by name, spoken to by their API v2.
+    pub alertmanager: BTreeMap<String, Alertmanager>,
+}
+
+impl Default for Notify {
+    fn default() -> Self {
+        Self { stdout: true, webhook: BTreeMap::new(), alertmanager: BTreeMap::new() }
+    }
+}
+
+/// One webhook.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// Where to POST; http or https.
+    pub url: String,
+    /// Which states are sent; default open and resolved, so that nothing held back reaches people.
+    #[serde(default = "states_default")]
+    pub states: Vec<IncidentState>,
+    /// Additional headers, such as Authorization.
+    #[serde(default, skip_serializing)]
+    pub headers: BTreeMap<String, String>,
+    /// Seconds until an attempt counts as failed, 1 to 120; default 10.
+    #[serde(default = "timeout_s_default")]
+    pub timeout_s: u32,
+}
+
+/// One Alertmanager.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alertmanager {
+    /// Base address, as `http://alertmanager:9093`; `/api/v2/alerts` is added.
+    pub url: String,
+    /// Labels added to every alert.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Seconds until an attempt counts as failed, 1 to 120; default 10.
+    #[serde(default = "timeout_s_default")]
+    pub timeout_s: u32,
+}
+
+/// A state that an incident can enter, as in the `state` field of an alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IncidentState {
+    /// People are notified.
+    Open,
+    /// Held back, with the evidence.
+    Suppressed,
+    /// Over.
+    Resolved,
+}
+
+/// When the region's judgement speaks.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Judge {
+    /// How long a window waits for agents that have not reported it yet, in milliseconds, 0 to 3,600,000; default 30,000.
+    pub lateness_ms: u32,
+    /// How long an agent may be silent before that is an incident, in seconds, 10 to 86,400; default 300.
+    pub silent_after_s: u32,
+}
+
+impl Default for Judge {
+    fn default() -> Self {
+        Self { lateness_ms: 30_000, silent_after_s: 300 }
+    }
+}
+
+/// How recorded telemetry is played.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Replay {
+    /// Length of a window of the virtual agents, in milliseconds, 1,000 to 86,400,000; default 300,000.
+    pub window_ms: u32,
+    /// How far a line may stand after a later one in its file and still be used, in milliseconds; default one hour.
+    pub lateness_ms: u32,
+    /// Series that each region's virtual agent can hold, 1 to 10,000,000; default 20,000.
+    pub series_max: u32,
+    /// Lines held while sorting within the lateness of each file, 1 to 10,000,000; default 100,000.
+    pub pending_max: u32,
+}
+
+impl Default for Replay {
+    fn default() -> Self {
+        Self { window_ms: 300_000, lateness_ms: 3_600_000, series_max: 20_000, pending_max: 100_000 }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Least severe level that is written; default info.
+    pub level: LogLevel,
+    /// Form of a line on standard error; default text.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: LogLevel::Info, format: LogFormat::Text }
+    }
+}
+
+/// How severe a log line must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// Only what needs somebody.
+    Error,
+    /// What may need somebody later.
+    Warn,
+    /// What an operator wants to have seen.
+    Info,
+    /// What a developer wants to see.
+    Debug,
+    /// Every step.
+    Trace,
+}
+
+impl LogLevel {
+    /// The name that the filter of the log understands.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// Form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Which tag plays which part.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dimensions {
+    /// Tag that names the region; default `region`.
+    pub region: String,
+    /// Tag that names the device family; default `device`.
+    pub device: String,
+    /// Tag that names the stack; default `stack`.
+    pub stack: String,
+}
+
+impl Default for Dimensions {
+    fn default() -> Self {
+        Self { region: "region".into(), device: "device".into(), stack: "stack".into() }
+    }
+}
+
+/// The part of one measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metric {
+    /// What the measurement stands for.
+    pub role: Role,
+    /// Which direction is bad; default: a drop of traffic, a rise of anything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alarm_on: Option<AlarmOn>,
+}
+
+impl Metric {
+    /// Which direction is bad, with the default of the role.
+    pub fn alarm_on(self) -> AlarmOn {
+        self.alarm_on.unwrap_or(match self.role {
+            Role::Traffic => AlarmOn::Drop,
+            Role::Errors | Role::Latency | Role::Saturation => AlarmOn::Rise,
+        })
+    }
+}
+
+/// What a measurement stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Use of the application: sessions, requests, sign-ins.
+    Traffic,
+    /// Failures.
+    Errors,
+    /// Time that users wait.
+    Latency,
+    /// Fullness of a resource.
+    Saturation,
+}
+
+/// Which direction of a deviation is bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlarmOn {
+    /// Less than expected.
+    Drop,
+    /// More than expected.
+    Rise,
+    /// Either.
+    Both,
+}
+
+/// One region.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Region {
+    /// Its time zone by IANA name, for seasons and for calendar times without a zone; default UTC.
+    pub timezone: String,
+}
+
+impl Default for Region {
+    fn default() -> Self {
+        Self { timezone: "UTC".into() }
+    }
+}
+
+/// One stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Stack {
+    /// What it needs to work; stacks with a common dependency count once as evidence.
+    pub depends_on: Vec<String>,
+}
+
+/// One mistake in a config.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// The file as the user named it.
+    pub file: PathBuf,
+    /// Line of the key, from 1; none if the file could not be read.
+    pub line: Option<usize>,
+    /// Dotted path of the key; empty for the file as a whole.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub problem: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(out, ":{line}")?;
+        }
+        if !self.key.is_empty() {
+            write!(out, ": {}", self.key)?;
+        }
+        write!(out, ": {}", self.problem)
+    }
+}
+
+/// Every mistake in a config, in the order of the file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl Config {
+    /// Reads the settings from `file`, or takes the defaults when there is none.
+    ///
+    /// # Errors
+    /// A file that cannot be read, and every mistake in one that can.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigErrors> {
+        let Some(file) = file else { return Ok(Self::default()) };
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            let problem = format!("cannot be read: {error}");
+            ConfigErrors(vec![ConfigError { file: file.into(), line: None, key: String::new(), problem }])
+        })?;
+        Self::parse(file, &text)
+    }
+
+    /// Reads the settings from `text`; `file` is only for the errors.
+    ///
+    /// # Errors
+    /// Every mistake: syntax, unknown keys, wrong types, values out of range, unknown time zones.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigErrors> {
+        let (outline, syntax) = Outline::parse(text);
+        if !syntax.is_empty() {
+            return Err(sorted(file, syntax));
+        }
+        let (config, mut mistakes) = outline.read::<Self>();
+        if let Some(config) = &config {
+            let problems = config.problems();
+            mistakes.extend(problems.into_iter().map(|(key, problem)| outline.mistake(&key, problem)));
+        }
+        match config {
+            Some(config) if mistakes.is_empty() => Ok(config),
+            _ => Err(sorted(file, mistakes)),
+        }
+    }
+
+    /// The time zone of a region; UTC for one that the config does not name.
+    pub fn timezone(&self, region: &str) -> chrono_tz::Tz {
+        self.regions.get(region).and_then(|region| region.timezone.parse().ok()).unwrap_or(chrono_tz::UTC)
+    }
+
+    /// What each limit may need in memory at worst, in bytes.
+    pub fn memory(&self) -> Vec<Memory> {
+        self.limits.memory()
+    }
+
+    /// What is wrong with values that have the right type: pairs of key and problem.
+    fn problems(&self) -> Vec<(Vec<String>, String)> {
+        let mut problems = self.limits.problems();
+        self.range_problems(&mut problems);
+        self.dimension_problems(&mut problems);
+        self.region_problems(&mut problems);
+        self.stack_problems(&mut problems);
+        self.notify_problems(&mut problems);
+        problems
+    }
+
+    fn range_problems(&self, problems: &mut Problems) {
+        let ranges: [(&[&str], u32, u32, u32); 6] = [
+            (&["judge", "lateness_ms"], self.judge.lateness_ms, 0, 3_600_000),
+            (&["judge", "silent_after_s"], self.judge.silent_after_s, 10, 86_400),
+            (&["replay", "window_ms"], self.replay.window_ms, 1_000, 86_400_000),
+            (&["replay", "lateness_ms"], self.replay.lateness_ms, 0, 86_400_000),
+            (&["replay", "series_max"], self.replay.series_max, 1, 10_000_000),
+            (&["replay", "pending_max"], self.replay.pending_max, 1, 10_000_000),
+        ];
+        for (key, value, least, most) in ranges {
+            check_range(problems, key, u64::from(value), u64::from(least), u64::from(most));
+        }
+    }
+
+    fn dimension_problems(&self, problems: &mut Problems) {
+        let parts = [
+            ("region", &self.dimensions.region),
+            ("device", &self.dimensions.device),
+            ("stack", &self.dimensions.stack),
+        ];
+        for (index, (part, tag)) in parts.iter().enumerate() {
+            if tag.is_empty() {
+                problems.push((path(&["dimensions", part]), "is empty: name a tag".into()));
+            }
+            if let Some((other, _)) = parts[..index].iter().find(|(_, earlier)| earlier == tag) {
+                let problem = format!("`{tag}` is already the {other}: each part needs a tag of its own");
+                problems.push((path(&["dimensions", part]), problem));
+            }
+        }
+    }
+
+    fn region_problems(&self, problems: &mut Problems) {
+        let most = usize::from(u8::MAX);
+        if self.regions.len() > most {
+            problems.push((path(&["regions"]), format!("{} regions: at most {most}", self.regions.len())));
+        }
+        for (name, region) in &self.regions {
+            if region.timezone.parse::<chrono_tz::Tz>().is_err() {
+                let problem = format!(
+                    "`{}` is no time zone: use an IANA name as `Europe/London` or `UTC`",
+                    region.timezone
+                );
+                problems.push((path(&["regions", name, "timezone"]), problem));
+            }
+        }
+    }
+
+    fn stack_problems(&self, problems: &mut Problems) {
+        for (name, stack) in &self.stacks {
+            if stack.depends_on.contains(name) {
+                let problem = format!("`{name}` depends on itself: name other stacks or services");
+                problems.push((path(&["stacks", name, "depends_on"]), problem));
+            }
+        }
+    }
+
+    fn notify_problems(&self, problems: &mut Problems) {
+        let webhooks =
+            self.notify.webhook.iter().map(|(name, hook)| ("webhook", name, &hook.url, hook.timeout_s));
+        let managers =
+            self.notify.alertmanager.iter().map(|(name, it)| ("alertmanager", name, &it.url, it.timeout_s));
+        for (kind, name, url, timeout_s) in webhooks.chain(managers) {
+            if !url.starts_with("http://") && !url.starts_with("https://") {
+                let problem = format!("`{url}` is no address: use http://HOST or https://HOST");
+                problems.push((path(&["notify", kind, name, "url"]), problem));
+            }
+            let key = ["notify", kind, name, "timeout_s"];
+            check_range(problems, &key, u64::from(timeout_s), 1, 120);
+        }
+    }
+}
+
+/// Pairs of key and problem.
+type Problems = Vec<(Vec<String>, String)>;
+
+fn path(parts: &[&str]) -> Vec<String> {
+    parts.iter().map(ToString::to_string).collect()
+}
+
+fn check_range(problems: &mut Problems, key: &[&str], value: u64, least: u64, most: u64) {
+    if !(least..=most).contains(&value) {
+        problems.push((path(key), format!("{value} is out of range: {least} to {most}")));
+    }
+}
+
+fn sorted(file: &Path, mut mistakes: Vec<outline::Mistake>) -> ConfigErrors {
+    mistakes.sort_by(|one, other| (one.line, &one.key).cmp(&(other.line, &other.key)));
+    let error = |it: outline::Mistake| ConfigError {
+        file: file.into(),
+        line: Some(it.line),
+        key: it.key,
+        problem: it.problem,
+    };
+    ConfigErrors(mistakes.into_iter().map(error).collect())
+}
+
+fn states_default() -> Vec<IncidentState> {
+    vec![IncidentState::Open, IncidentState::Resolved]
+}
+
+fn timeout_s_default() -> u32 {
+    10
+}
+
+/// Where state stands when the config is silent: systemd's folder, then XDG's, then one in the home folder.
+pub fn state_dir_default() -> PathBuf {
+    let folder = |name: &str| std::env::var_os(name).filter(|it| !it.is_empty()).map(PathBuf::from);
+    folder("STATE_DIRECTORY")
+        .or_else(|| folder("XDG_STATE_HOME").map(|it| it.join("vedette-aggregator")))
+        .or_else(|| folder("HOME").map(|it| it.join(".local/state/vedette-aggregator")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib/vedette-aggregator"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! The bounds of everything in the aggregator that could grow, and what each may need in memory.
+//!
+//! Owns the range, default and worst case of each limit. Must never be exceeded silently: who holds the bounded
+//! thing counts what it turned away. The hard case is honesty: the cost of an item is its worst case, with every
+//! name as long as it may be, not its average.
+
+use serde::{Deserialize, Serialize};
+
+/// The bounds of everything that could grow. Each is a count unless its name says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Agents connected at a time, 1 to 65,536; default 1,024. One more is refused with a time to retry after.
+    pub connections_max: u32,
+    /// Agents remembered, 1 to 65,536; default 4,096. The longest silent is forgotten first.
+    pub agents_max: u32,
+    /// Cells held over all regions, 1 to 1,000,000; default 16,384. Roll-ups of further cells are counted and dropped.
+    pub cells_max: u32,
+    /// Series that deviate at a time, 1 to 10,000,000; default 65,536. Further deviations are counted and dropped.
+    pub deviations_max: u32,
+    /// Incidents that are open or suppressed at a time, 1 to 100,000; default 1,024.
+    pub incidents_max: u32,
+    /// Occurrences of calendar entries held, 1 to 1,000,000; default 20,000. The nearest are kept.
+    pub calendar_entries_max: u32,
+    /// How far into the future calendar entries are expanded, in days, 1 to 3,660; default 400.
+    pub calendar_horizon_days: u32,
+    /// Notifications that wait for one notifier, 1 to 100,000; default 4,096. The oldest are dropped and counted.
+    pub outbox_max: u32,
+    /// Requests to console and API served at a time, 1 to 1,024; default 64.
+    pub requests_max: u32,
+    /// Windows of each cell kept for the console's curves, 2 to 4,096; default 64.
+    pub history_windows_max: u32,
+    /// Days for which resolved incidents and the ledger are kept, 1 to 3,660; default 90.
+    pub retention_days: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 1_024,
+            agents_max: 4_096,
+            cells_max: 16_384,
+            deviations_max: 65_536,
+            incidents_max: 1_024,
+            calendar_entries_max: 20_000,
+            calendar_horizon_days: 400,
+            outbox_max: 4_096,
+            requests_max: 64,
+            history_windows_max: 64,
+            retention_days: 90,
+        }
+    }
+}
+
+/// What one limit may need in memory at worst.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// The limit's key below `[limits]`.
+    pub limit: &'static str,
+    /// How many items it allows.
+    pub items: u64,
+    /// Bytes of one item at worst.
+    pub bytes_each: u64,
+}
+
+impl Memory {
+    /// Bytes of all items at worst.
+    pub fn bytes(&self) -> u64 {
+        self.items.saturating_mul(self.bytes_each)
+    }
+}
+
+/// A QUIC connection with its receive windows, and one frame being read.
+const CONNECTION_BYTES: u64 = 256 * 1024;
+/// A session: names, two lanes of sequences for a few boots, counters, regions.
+const AGENT_BYTES: u64 = 4 * 1024;
+/// A cell: names at their longest, roll-ups of its metrics, residual history, common-mode share.
+const CELL_BYTES: u64 = 2 * 1024;
+/// A deviation: tags at their longest, sizes, shape, times.
+const DEVIATION_BYTES: u64 = 1024;
+/// An incident with its scope, evidence and listed series.
+const INCIDENT_BYTES: u64 = 32 * 1024;
+/// One occurrence: region, class, two times.
+const CALENDAR_ENTRY_BYTES: u64 = 256;
+/// A notification's body.
+const NOTIFICATION_BYTES: u64 = 16 * 1024;
+/// A request: head, answer being built.
+const REQUEST_BYTES: u64 = 256 * 1024;
+/// One window of one cell in the console's curves: two floats.
+const HISTORY_WINDOW_BYTES: u64 = 16;
+
+impl Limits {
+    /// What each limit may need in memory at worst, in the order of the documentation.
+    pub(super) fn memory(&self) -> Vec<Memory> {
+        let memory = |limit, items: u32, bytes_each| Memory { limit, items: u64::from(items), bytes_each };
+        vec![
+            memory("connections_max", self.connections_max, CONNECTION_BYTES),
+            memory("agents_max", self.agents_max, AGENT_BYTES),
+            memory("cells_max", self.cells_max, CELL_BYTES),
+            memory("deviations_max", self.deviations_max, DEVIATION_BYTES),
+            memory("incidents_max", self.incidents_max, INCIDENT_BYTES),
+            memory("calendar_entries_max", self.calendar_entries_max, CALENDAR_ENTRY_BYTES),
+            memory("outbox_max", self.outbox_max, NOTIFICATION_BYTES),
+            memory("requests_max", self.requests_max, REQUEST_BYTES),
+            memory(
+                "history_windows_max",
+                self.cells_max,
+                HISTORY_WINDOW_BYTES * u64::from(self.history_windows_max),
+            ),
+        ]
+    }
+
+    /// Values out of range: pairs of key and problem.
+    pub(super) fn problems(&self) -> super::Problems {
+        let ranges = [
+            ("connections_max", self.connections_max, 1, 65_536),
+            ("agents_max", self.agents_max, 1, 65_536),
+            ("cells_max", self.cells_max, 1, 1_000_000),
+            ("deviations_max", self.deviations_max, 1, 10_000_000),
+            ("incidents_max", self.incidents_max, 1, 100_000),
+            ("calendar_entries_max", self.calendar_entries_max, 1, 1_000_000),
+            ("calendar_horizon_days", self.calendar_horizon_days, 1, 3_660),
+            ("outbox_max", self.outbox_max, 1, 100_000),
+            ("requests_max", self.requests_max, 1, 1_024),
+            ("history_windows_max", self.history_windows_max, 2, 4_096),
+            ("retention_days", self.retention_days, 1, 3_660),
+        ];
+        let mut problems = Vec::new();
+        for (key, value, least, most) in ranges {
+            super::check_range(&mut problems, &["limits", key], u64::from(value), least, most);
+        }
+        problems
+    }
+}
