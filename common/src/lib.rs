@@ -1,3 +1,16 @@
-//! Units, ids, limits, drop reasons and wire messages shared by every part of Vedette.
+//! What every part of Vedette shares: units, ids, limits, drop reasons and the messages on the wire.
+//!
+//! It must never allocate, read a clock, or know a transport. The hard case is a hostile frame: whatever
+//! the bytes are, decoding ends in a typed error and reads no more than the frame holds.
 #![no_std]
 #![forbid(unsafe_code)]
+
+pub mod drops;
+pub mod ids;
+pub mod limits;
+pub mod units;
+pub mod wire;
+
+pub use drops::{DropCounts, DropReason};
+pub use ids::{AgentId, BootId, IdError, Lane, RecordKey, Sequence};
+pub use units::{MonoMs, Now, WallMs};
