@@ -211,7 +211,10 @@ mod tests {
         for (index, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason.index(), index);
             let name = reason.as_str();
-            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                "{name}"
+            );
             assert_eq!(DropReason::ALL.iter().filter(|other| other.as_str() == name).count(), 1);
         }
         assert_eq!(DropReason::ConnectionLimit.unit(), DropUnit::Observation);
