@@ -1,0 +1,39 @@
+//! The derivative scorer: the change over long horizons against the distribution of such changes.
+//!
+//! It must never see a season or a clock; it counts observations. The hard case is a trend that bends slowly:
+//! each step looks ordinary, and only the difference of two slow means gives it away.
+
+use super::histogram::{Draw, Histogram};
+
+/// Rates of the two moving averages: half-lives of 64 and 256 observations, `1 - 2^(-1/h)`.
+const RATE_FAST: f32 = 0.010_772;
+const RATE_SLOW: f32 = 0.002_704;
+
+/// Two moving averages and what their difference has been.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub(super) struct Derivative {
+    fast: f32,
+    slow: f32,
+    changes: Histogram,
+}
+
+impl Derivative {
+    pub(super) const fn new() -> Self {
+        Derivative { fast: 0.0, slow: 0.0, changes: Histogram::new() }
+    }
+
+    /// The surprisal, in nats, of the slow change at this value.
+    #[inline]
+    pub(super) fn step(&mut self, x: f32, draw: Draw) -> f32 {
+        let youth = 1.0 / draw.n as f32;
+        self.fast += (x - self.fast) * RATE_FAST.max(youth);
+        self.slow += (x - self.slow) * RATE_SLOW.max(youth);
+        self.changes.step(self.fast - self.slow, draw)
+    }
+
+    /// Halves all counts.
+    pub(super) fn halve(&mut self) {
+        self.changes.halve();
+    }
+}

@@ -1,0 +1,30 @@
+//! The distribution scorer: how often has this value been seen.
+//!
+//! It must never assume a shape of the distribution. The hard case is a value between two modes: well inside
+//! the range and yet never seen; the histogram knows, a mean and a deviation would not.
+
+use super::histogram::{Draw, Histogram};
+
+/// What the values of a series have been.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub(super) struct Distribution {
+    values: Histogram,
+}
+
+impl Distribution {
+    pub(super) const fn new() -> Self {
+        Distribution { values: Histogram::new() }
+    }
+
+    /// The surprisal, in nats, of this value.
+    #[inline]
+    pub(super) fn step(&mut self, x: f32, draw: Draw) -> f32 {
+        self.values.step(x, draw)
+    }
+
+    /// Halves all counts.
+    pub(super) fn halve(&mut self) {
+        self.values.halve();
+    }
+}

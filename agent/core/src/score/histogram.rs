@@ -1,0 +1,145 @@
+//! A histogram of everything a stream has shown, in 80 bytes: 64 counters over a range that adapts.
+//!
+//! It answers with the surprisal of a value, `ln(n / count nearby)`, and then absorbs the value. It must
+//! never let one outlier blind it: a single value widens the range by a bounded factor, and a range whose mass
+//! sits in a few bins is narrowed again. The hard case is the first values, when there is no range yet.
+
+use super::approximate::ln;
+use super::morris;
+
+const BINS: usize = 64;
+/// Bandwidth of the kernel at the mean, in bins, and its growth for each bin away from the mean: the tails are
+/// thin, so their counts are taken from further around.
+const BANDWIDTH: f32 = 1.5;
+const BANDWIDTH_PER_BIN: f32 = 0.05;
+/// Stands for the mass never seen: the surprisal of an empty neighbourhood is `ln(10 n)`.
+const UNSEEN: f32 = 0.1;
+/// While younger than this many values the range may widen without limit and leaves more room.
+const YOUNG: u32 = 40;
+/// Later, one value widens the range at most this many times; what lies outside counts in the edge bin.
+const WIDENING_MAX: f32 = 8.0;
+/// What is kept when counts are halved: a little less than half, so that a lone value rounds to none.
+const HALF: f32 = 0.49;
+/// Slowest adaptation of the mean.
+const MEAN_RATE_MIN: f32 = 1.0e-3;
+
+/// What every histogram of a series needs to know of the present update.
+#[derive(Clone, Copy)]
+pub(super) struct Draw {
+    /// Number of values with this one, from 1.
+    pub(super) n: u32,
+    /// `ln(n)`.
+    pub(super) ln_n: f32,
+    /// 32 uniform random bits.
+    pub(super) random: u32,
+}
+
+impl Draw {
+    /// The same with other bits, for another histogram of the same series.
+    pub(super) fn turned(self, by: u32) -> Self {
+        Draw { random: self.random.rotate_left(by), ..self }
+    }
+}
+
+/// Counters over `[low, high]`, for one stream of numbers.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub(super) struct Histogram {
+    low: f32,
+    high: f32,
+    /// Bins for each unit: `BINS / (high - low)`.
+    bins_per_unit: f32,
+    mean: f32,
+    counters: [u8; BINS],
+}
+
+impl Histogram {
+    pub(super) const fn new() -> Self {
+        Histogram { low: 0.0, high: 0.0, bins_per_unit: 0.0, mean: 0.0, counters: [0; BINS] }
+    }
+
+    /// The surprisal of `x` in nats under what was seen before, and then `x` counts as seen.
+    #[inline]
+    pub(super) fn step(&mut self, x: f32, draw: Draw) -> f32 {
+        if draw.n == 1 {
+            self.begin(x);
+        }
+        if x < self.low || x > self.high {
+            self.widen(x, draw.n);
+        }
+        let bin = self.bin(x);
+        let surprisal = draw.ln_n - ln(self.count_around(bin) + UNSEEN);
+        self.counters[bin] = morris::increment(self.counters[bin], draw.random);
+        self.mean += (x - self.mean) * (1.0 / draw.n as f32).max(MEAN_RATE_MIN);
+        surprisal
+    }
+
+    /// The bin of `x`; the casts saturate, so any number has one.
+    #[inline]
+    fn bin(&self, x: f32) -> usize {
+        (((x - self.low) * self.bins_per_unit) as usize).min(BINS - 1)
+    }
+
+    /// The mass around a bin under a triangular kernel.
+    #[inline]
+    fn count_around(&self, bin: usize) -> f32 {
+        let mean_bin = (self.mean - self.low) * self.bins_per_unit;
+        let bandwidth = BANDWIDTH + BANDWIDTH_PER_BIN * (bin as f32 + 0.5 - mean_bin).abs().min(BINS as f32);
+        let falloff = 1.0 / bandwidth;
+        let mut mass = morris::count(self.counters[bin]);
+        for distance in 1..=bandwidth as usize {
+            let weight = 1.0 - distance as f32 * falloff;
+            if bin >= distance {
+                mass += weight * morris::count(self.counters[bin - distance]);
+            }
+            if bin + distance < BINS {
+                mass += weight * morris::count(self.counters[bin + distance]);
+            }
+        }
+        mass
+    }
+
+    #[cold]
+    fn begin(&mut self, x: f32) {
+        let margin = (x.abs() * 0.01).max(1.0e-12);
+        self.mean = x;
+        self.set_range(x - margin, x + margin);
+    }
+
+    fn set_range(&mut self, low: f32, high: f32) {
+        (self.low, self.high) = (low, high);
+        self.bins_per_unit = BINS as f32 / (high - low);
+    }
+
+    /// Widens the range so that it holds `x`, or goes as far towards it as one value may.
+    #[cold]
+    #[inline(never)]
+    fn widen(&mut self, x: f32, n: u32) {
+        let room = if n < YOUNG { 0.25 } else { 0.1 };
+        let reach = if n < YOUNG { f32::MAX } else { WIDENING_MAX * (self.high - self.low) };
+        let (mut low, mut high) = (self.low, self.high);
+        if x > high {
+            high = (x + room * (x - low)).min(high + reach);
+        } else {
+            low = (x - room * (high - x)).max(low - reach);
+        }
+        self.rebin(low, high, 1.0);
+    }
+
+    /// Halves all counts.
+    #[cold]
+    pub(super) fn halve(&mut self) {
+        self.rebin(self.low, self.high, HALF);
+    }
+
+    /// Moves all counts into bins over a new range, multiplied by `keep`.
+    fn rebin(&mut self, low: f32, high: f32, keep: f32) {
+        let (old_low, width) = (self.low, (self.high - self.low) / BINS as f32);
+        let mut mass = [0.0_f32; BINS];
+        self.set_range(low, high);
+        for (i, c) in self.counters.into_iter().enumerate() {
+            mass[self.bin(old_low + (i as f32 + 0.5) * width)] += keep * morris::count(c);
+        }
+        self.counters = mass.map(morris::from_count);
+    }
+}

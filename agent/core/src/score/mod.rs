@@ -1,0 +1,87 @@
+//! Scoring: from one value of one series to how odd it is and what was expected.
+//!
+//! One state per series, fixed in size, one update per observation, no heap. It must never see a clock, a
+//! random source or a libm of the platform: the same observations give the same bits on every target. The
+//! hard case is a lasting fault: the forecast has to stay where the truth would be for hours, and yet learn
+//! a lasting change of level within a day.
+//!
+//! | file | answers |
+//! |---|---|
+//! | `state` | what one series remembers and how one observation passes through it |
+//! | `forecast`, `season`, `cadence` | what was expected now, and how far off such forecasts usually are |
+//! | `derivative` | is the slow trend bending |
+//! | `distribution` | has this value been seen before |
+//! | `combine` | one number from three, and the rest after an alarm |
+//! | `histogram`, `morris`, `approximate` | the machinery below |
+
+mod approximate;
+mod cadence;
+mod combine;
+mod derivative;
+mod distribution;
+mod forecast;
+mod histogram;
+mod morris;
+mod season;
+mod state;
+
+use vedette_common::WallMs;
+pub use vedette_common::wire::Direction;
+
+pub use state::{SERIES_STATE_BYTES_MAX, SeriesState, VALUE_MAX, WARM_UP_OBSERVATIONS};
+
+/// When an observation happened, in the two ways that scoring needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Event time.
+    pub at: WallMs,
+    /// Seconds of Unix time plus the region's UTC offset at that moment: seasons follow the wall clock of
+    /// the people whose behaviour makes them.
+    pub local_s: i64,
+}
+
+impl Moment {
+    /// A moment in a region whose clock is `offset_s` seconds ahead of UTC.
+    pub const fn new(at: WallMs, offset_s: i32) -> Self {
+        Moment { at, local_s: at.0.div_euclid(1000).saturating_add(offset_s as i64) }
+    }
+}
+
+/// Whether the forecast may learn from an observation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Learning {
+    /// An ordinary time.
+    #[default]
+    Normal,
+    /// Inside a scheduled event: level and seasons rest, so that the event does not become the expectation.
+    SeasonRests,
+}
+
+/// What the scorers say of one observation.
+///
+/// `anomaly` is a stream of alarms: after one it rests, so that a fault raises it once. Whether the series is
+/// abnormal right now, however long that has lasted, is told by `surprise` and `strain`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Score {
+    /// How much this observation deserves attention after what was said before: `[0, 1]`, 0.5 is the shipped
+    /// threshold; 0 during warm-up.
+    pub anomaly: f32,
+    /// -log10 of the probability of something at least as odd, by the most surprised scorer, without rest
+    /// periods: about `[0, 7]`; 0 during warm-up.
+    pub surprise: f32,
+    /// Mean of recent errors in units of the usual error, signed: beyond about 2 the series is abnormal and
+    /// stays so until it returns or its new level is learned; 0 during warm-up.
+    pub strain: f32,
+    /// The forecast for this observation, made before it was seen, in the units of the series.
+    pub expected: f32,
+    /// Warm-up is over: the fields above may be used.
+    pub ready: bool,
+    /// The forecast scorer alone, `[0, 1]`.
+    pub forecast: f32,
+    /// The derivative scorer alone, `[0, 1]`.
+    pub derivative: f32,
+    /// The distribution scorer alone, `[0, 1]`.
+    pub distribution: f32,
+    /// The side of the forecast.
+    pub direction: Direction,
+}

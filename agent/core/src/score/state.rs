@@ -1,0 +1,134 @@
+//! What one series remembers, and the way of one observation through it.
+//!
+//! It must never grow, allocate or give a number that is not finite, whatever comes in. The hard case is
+//! recovery: after any garbage the state has to become useful again by itself.
+
+use super::approximate::ln;
+use super::cadence;
+use super::combine::{Rest, Surprisals, score};
+use super::derivative::Derivative;
+use super::distribution::Distribution;
+use super::forecast::{Forecast, Forecasted, Step};
+use super::histogram::{Draw, Histogram};
+use super::{Direction, Learning, Moment, Score};
+
+/// Observations that only teach: until then nothing is reported.
+pub const WARM_UP_OBSERVATIONS: u16 = 40;
+/// Values are clamped to this size, far beyond any that is measured, so that squares stay finite.
+pub const VALUE_MAX: f64 = 1.0e18;
+/// What the state of one series may take.
+pub const SERIES_STATE_BYTES_MAX: usize = 700;
+
+/// The age at which all counts are halved, so that no counter fills up and what was long ago fades.
+const AGE_MAX: u16 = 32_768;
+
+const _: () = assert!(size_of::<SeriesState>() <= SERIES_STATE_BYTES_MAX);
+
+/// The scoring state of one series: fixed in size, plain data.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub struct SeriesState {
+    last_ms: i64,
+    random: u32,
+    /// Observations, halved at `AGE_MAX` together with all counts.
+    n: u16,
+    /// A value below zero was seen.
+    signed: bool,
+    rest: Rest,
+    distribution: Distribution,
+    residuals: Histogram,
+    derivative: Derivative,
+    forecast: Forecast,
+}
+
+impl SeriesState {
+    /// A state that has seen nothing; `seed` starts the generator of its rounding.
+    pub const fn new(seed: u32) -> Self {
+        SeriesState {
+            last_ms: 0,
+            random: (seed ^ 2_463_534_242) | 1,
+            n: 0,
+            signed: false,
+            rest: Rest::new(),
+            distribution: Distribution::new(),
+            residuals: Histogram::new(),
+            derivative: Derivative::new(),
+            forecast: Forecast::new(),
+        }
+    }
+
+    /// Scores one observation against everything before it, and learns from it.
+    ///
+    /// Total: a value that is not finite counts as the nearest that is (not-a-number as zero), and time may
+    /// stand still, run backwards or jump.
+    pub fn update(&mut self, moment: Moment, value: f64, learning: Learning) -> Score {
+        let x = if value.is_nan() { 0.0 } else { value.clamp(-VALUE_MAX, VALUE_MAX) as f32 };
+        let step_s = self.advance(moment.at.0);
+        self.signed |= x < 0.0;
+        let draw = self.draw();
+        let step = Step {
+            moment,
+            step_s,
+            n: draw.n,
+            random: draw.random.rotate_left(5),
+            signed: self.signed,
+            learning,
+        };
+        let distribution = self.distribution.step(x, draw);
+        let derivative = self.derivative.step(x, draw.turned(11));
+        let forecasted = self.forecast.step(x, &step);
+        let forecast = self.residuals.step(forecasted.residual, draw.turned(21));
+        self.report(Surprisals { forecast, derivative, distribution }, forecasted)
+    }
+
+    /// Counts one observation and says how long after the last it came.
+    fn advance(&mut self, now_ms: i64) -> f32 {
+        if self.n == 0 {
+            self.last_ms = now_ms;
+        }
+        if self.n == AGE_MAX {
+            self.age();
+        }
+        self.n += 1;
+        let step_s = cadence::step_s(self.last_ms, now_ms);
+        self.last_ms = now_ms;
+        step_s
+    }
+
+    /// Halves every count, so that what was long ago fades.
+    #[cold]
+    fn age(&mut self) {
+        self.n /= 2;
+        self.distribution.halve();
+        self.derivative.halve();
+        self.residuals.halve();
+    }
+
+    fn draw(&mut self) -> Draw {
+        // xorshift32 (Marsaglia 2003); never zero because it did not begin at zero.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 17;
+        self.random ^= self.random << 5;
+        Draw { n: u32::from(self.n), ln_n: ln(f32::from(self.n)), random: self.random }
+    }
+
+    fn report(&mut self, surprisals: Surprisals, forecasted: Forecasted) -> Score {
+        self.rest.fade(f32::from(self.n));
+        let direction = if forecasted.residual < 0.0 { Direction::Down } else { Direction::Up };
+        let quiet = Score { expected: forecasted.expected, direction, ..Score::default() };
+        if self.n <= WARM_UP_OBSERVATIONS {
+            return quiet;
+        }
+        let most = surprisals.most();
+        Score {
+            anomaly: score(self.rest.admit(most)),
+            surprise: most * core::f32::consts::LOG10_E,
+            strain: forecasted.strain,
+            ready: true,
+            forecast: score(surprisals.forecast),
+            derivative: score(surprisals.derivative),
+            distribution: score(surprisals.distribution),
+            ..quiet
+        }
+    }
+}
