@@ -1,0 +1,66 @@
+//! Every fixed limit of the aggregator's shell, in one place; limits of the wire stand in `vedette_common::limits`, tunable ones in the config.
+//! It must never hold behaviour. The hard case is relations between limits: those are asserted at compile time below.
+
+use std::time::Duration;
+
+/// How long a certificate of the CA itself is valid.
+pub const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// How long a server certificate is valid; a running aggregator makes itself a new one every [`SERVER_CERTIFICATE_RENEWAL`].
+pub const SERVER_CERTIFICATE_VALIDITY: Duration = Duration::from_secs(30 * 86_400);
+/// How often a running aggregator makes itself a new server certificate.
+pub const SERVER_CERTIFICATE_RENEWAL: Duration = Duration::from_secs(86_400);
+/// How long an agent's certificate is valid.
+pub const AGENT_CERTIFICATE_VALIDITY: Duration = Duration::from_secs(397 * 86_400);
+/// How far back a certificate's validity begins, so that a peer whose clock is late accepts it.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(3_600);
+/// Bytes of a certificate signing request (DER) that the CA is willing to parse.
+pub const SIGNING_REQUEST_BYTES_MAX: usize = vedette_common::limits::CERTIFICATE_BYTES_MAX;
+/// Unused enrolment tokens kept at a time: more are refused at creation, so a script cannot grow the table.
+pub const TOKENS_MAX: usize = 10_000;
+/// Used or expired tokens are remembered this long, so that using one again is refused with its own reason.
+pub const TOKEN_MEMORY: Duration = Duration::from_secs(30 * 86_400);
+
+/// Records handed to the core that wait for the store, at most; the core takes no more input until the store has caught up.
+pub const BATCH_RECORDS_MAX: usize = 512;
+/// Inputs that wait for the core, at most; connections then stop reading, and QUIC's flow control holds the agents back.
+pub const CORE_QUEUE_MAX: usize = 512;
+/// Frames that wait to be written to one connection; an agent that does not read that many is disconnected.
+pub const REPLY_QUEUE_MAX: usize = 256;
+/// Requests that wait for the store (enrolments, commits, outbox); the sender waits when it is full.
+pub const STORE_QUEUE_MAX: usize = 64;
+/// How long the first record of a batch waits for company before it is committed.
+pub const COMMIT_LINGER: Duration = Duration::from_millis(20);
+/// Journal rows after which the whole core state is written and the journal emptied. Restart replays at most this many.
+pub const JOURNAL_ROWS_MAX: u64 = 20_000;
+/// The whole core state is written at least this often while records arrive.
+pub const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
+/// How often a new picture of the core is published for the API and the console.
+pub const PUBLISH_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the run loop looks whether another process changed the calendar or the silences.
+pub const OPERATIONS_POLL: Duration = Duration::from_secs(1);
+/// How long a graceful stop may take before the process leaves anyway; everything acknowledged is committed by then.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Deliveries that wait in the outbox, at most; the oldest are given up first, counted with reason `outbox_full`.
+pub const OUTBOX_ROWS_MAX: u64 = 100_000;
+/// Deliveries of one notifier read from the outbox at once.
+pub const OUTBOX_BATCH_MAX: usize = 64;
+/// First pause after a failed delivery; it doubles up to [`RETRY_PAUSE_MAX`], with jitter.
+pub const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Longest pause between two attempts.
+pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(300);
+/// A delivery older than this is given up, counted with reason `expired`.
+pub const DELIVERY_AGE_MAX: Duration = Duration::from_secs(3 * 86_400);
+/// How long one delivery attempt may take.
+pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often an open alarm is sent to Alertmanager again; its default `resolve_timeout` is five minutes.
+pub const ALERTMANAGER_RESEND: Duration = Duration::from_secs(60);
+/// How long after its last sending Alertmanager should believe an open alarm (`endsAt`), so that one missed sending changes nothing.
+pub const ALERTMANAGER_BELIEF: Duration = Duration::from_secs(4 * 60);
+/// Open alarms that are sent to Alertmanager again in one request, at most.
+pub const ALERTMANAGER_ALARMS_MAX: usize = 1_000;
+
+const _: () = assert!(SERVER_CERTIFICATE_RENEWAL.as_secs() * 2 <= SERVER_CERTIFICATE_VALIDITY.as_secs());
+const _: () = assert!(ALERTMANAGER_BELIEF.as_secs() >= 3 * ALERTMANAGER_RESEND.as_secs());
+const _: () = assert!(RETRY_PAUSE_MIN.as_millis() < RETRY_PAUSE_MAX.as_millis());
+const _: () = assert!(JOURNAL_ROWS_MAX as usize > BATCH_RECORDS_MAX);

@@ -1,0 +1,119 @@
+//! Reading back what happened: incidents with every state they entered, and the ledger. For the API, the console and `explain`.
+//! It must never return without a bound. The hard case is an id that names nothing: that is an empty list, not an error.
+
+use rusqlite::{Row, params};
+
+use super::{Store, StoreError, UnixMs};
+
+/// One state that an incident entered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incident {
+    /// Order in which states were committed.
+    pub number: i64,
+    /// The incident.
+    pub id: String,
+    /// `open`, `suppressed` or `resolved`.
+    pub state: String,
+    /// When it was committed.
+    pub written_ms: UnixMs,
+    /// The alarm object as JSON, exactly as notifiers get it.
+    pub body: String,
+}
+
+/// One decision not to notify.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerRow {
+    /// Order in which decisions were committed.
+    pub number: i64,
+    /// The incident.
+    pub id: String,
+    /// When it was committed.
+    pub written_ms: UnixMs,
+    /// The entry as JSON.
+    pub body: String,
+}
+
+const INCIDENT_COLUMNS: &str = "number, id, state, written_ms, body";
+const LEDGER_COLUMNS: &str = "number, id, written_ms, body";
+
+impl Store {
+    /// Every state that the incident `id` entered, the first first.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn incident(&self, id: &str) -> Result<Vec<Incident>, StoreError> {
+        let sql = format!("SELECT {INCIDENT_COLUMNS} FROM incidents WHERE id = ?1 ORDER BY number");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let rows = statement.query_map([id], incident_row)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The last state of the `limit` incidents whose state changed last, the latest first.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn latest_incidents(&self, limit: usize) -> Result<Vec<Incident>, StoreError> {
+        let sql = format!(
+            "SELECT {INCIDENT_COLUMNS} FROM incidents WHERE number IN
+             (SELECT max(number) FROM incidents GROUP BY id) ORDER BY number DESC LIMIT ?1"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let rows = statement.query_map([row_limit(limit)], incident_row)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The ledger entries of the incident `id`, the first first.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn ledger(&self, id: &str) -> Result<Vec<LedgerRow>, StoreError> {
+        let sql = format!("SELECT {LEDGER_COLUMNS} FROM ledger WHERE id = ?1 ORDER BY number");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let rows = statement.query_map([id], ledger_row)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The last `limit` ledger entries, the latest first.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn latest_ledger(&self, limit: usize) -> Result<Vec<LedgerRow>, StoreError> {
+        let sql = format!("SELECT {LEDGER_COLUMNS} FROM ledger ORDER BY number DESC LIMIT ?1");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let rows = statement.query_map([row_limit(limit)], ledger_row)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Removes incidents whose last state is `resolved` and older than `before_ms`, and ledger entries as old; gives the number of rows.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn forget_history(&mut self, before_ms: UnixMs) -> Result<usize, StoreError> {
+        let incidents = self.connection.execute(
+            "DELETE FROM incidents WHERE id IN (SELECT id FROM incidents GROUP BY id HAVING max(written_ms) < ?1
+             AND sum(state = 'resolved') > 0)",
+            params![before_ms],
+        )?;
+        let ledger =
+            self.connection.execute("DELETE FROM ledger WHERE written_ms < ?1", params![before_ms])?;
+        Ok(incidents + ledger)
+    }
+}
+
+fn row_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+fn incident_row(row: &Row<'_>) -> rusqlite::Result<Incident> {
+    Ok(Incident {
+        number: row.get(0)?,
+        id: row.get(1)?,
+        state: row.get(2)?,
+        written_ms: row.get(3)?,
+        body: row.get(4)?,
+    })
+}
+
+fn ledger_row(row: &Row<'_>) -> rusqlite::Result<LedgerRow> {
+    Ok(LedgerRow { number: row.get(0)?, id: row.get(1)?, written_ms: row.get(2)?, body: row.get(3)? })
+}

@@ -1,0 +1,133 @@
+//! What operators put in: calendars and silences, written by other processes beside a running aggregator.
+//! It must never interpret them. The hard case is noticing a change without a signal: each write moves a version that the run loop looks at.
+
+use rusqlite::{TransactionBehavior, params};
+
+use super::{Store, StoreError, UnixMs};
+
+/// An imported calendar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CalendarFile {
+    /// Its name, usually that of the file; importing the same name again replaces it.
+    pub name: String,
+    /// The iCalendar text.
+    pub body: String,
+}
+
+/// A stored silence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SilenceRow {
+    /// Its number, given by the store.
+    pub number: i64,
+    /// When it ends.
+    pub until_ms: UnixMs,
+    /// What it silences, as JSON.
+    pub body: String,
+}
+
+/// Move whenever the thing changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Versions {
+    /// Of the calendars.
+    pub calendars: i64,
+    /// Of the silences.
+    pub silences: i64,
+}
+
+impl Store {
+    /// Adds a calendar or replaces the one of the same name.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn put_calendar(&mut self, calendar: &CalendarFile, now_ms: UnixMs) -> Result<(), StoreError> {
+        self.change("calendars", |transaction| {
+            transaction.execute(
+                "INSERT OR REPLACE INTO calendars (name, imported_ms, body) VALUES (?1, ?2, ?3)",
+                params![calendar.name, now_ms, calendar.body],
+            )
+        })
+        .map(drop)
+    }
+
+    /// Removes the calendar `name`; says whether there was one.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn remove_calendar(&mut self, name: &str) -> Result<bool, StoreError> {
+        self.change("calendars", |transaction| {
+            transaction.execute("DELETE FROM calendars WHERE name = ?1", [name])
+        })
+        .map(|rows| rows > 0)
+    }
+
+    /// All calendars, by name.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn calendars(&self) -> Result<Vec<CalendarFile>, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT name, body FROM calendars ORDER BY name")?;
+        let rows =
+            statement.query_map([], |row| Ok(CalendarFile { name: row.get(0)?, body: row.get(1)? }))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Adds a silence and gives its number.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn add_silence(&mut self, until_ms: UnixMs, body: &str) -> Result<i64, StoreError> {
+        self.change("silences", |transaction| {
+            transaction
+                .execute("INSERT INTO silences (until_ms, body) VALUES (?1, ?2)", params![until_ms, body])?;
+            Ok(transaction.last_insert_rowid())
+        })
+    }
+
+    /// Removes the silence `number`; says whether there was one.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn remove_silence(&mut self, number: i64) -> Result<bool, StoreError> {
+        self.change("silences", |transaction| {
+            transaction.execute("DELETE FROM silences WHERE number = ?1", [number])
+        })
+        .map(|rows| rows > 0)
+    }
+
+    /// The silences that have not ended by `now_ms`, the oldest first.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn silences(&self, now_ms: UnixMs) -> Result<Vec<SilenceRow>, StoreError> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT number, until_ms, body FROM silences WHERE until_ms > ?1 ORDER BY number",
+        )?;
+        let rows = statement.query_map([now_ms], |row| {
+            Ok(SilenceRow { number: row.get(0)?, until_ms: row.get(1)?, body: row.get(2)? })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The present versions.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn versions(&self) -> Result<Versions, StoreError> {
+        let mut statement = self.connection.prepare_cached("SELECT version FROM versions WHERE name = ?1")?;
+        let mut version = |name: &str| statement.query_row([name], |row| row.get(0));
+        Ok(Versions { calendars: version("calendars")?, silences: version("silences")? })
+    }
+
+    fn change<T>(
+        &mut self,
+        what: &str,
+        write: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let result = write(&transaction)?;
+        transaction.execute("UPDATE versions SET version = version + 1 WHERE name = ?1", [what])?;
+        transaction.commit()?;
+        Ok(result)
+    }
+}

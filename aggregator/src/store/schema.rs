@@ -1,0 +1,124 @@
+//! The tables, and how a database comes from one version of them to the next.
+//! It must never change a step that was released: a new version is a new step at the end of the list.
+//! The hard case is a crash between steps: each runs in one transaction that also sets `user_version`.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::StoreError;
+
+/// Step n brings the schema from version n to n + 1.
+const STEPS: &[&str] = &["
+    -- Inputs accepted since the last picture of the core, in order. `now` of a row is when the core saw it.
+    CREATE TABLE journal (
+        position INTEGER PRIMARY KEY,
+        mono_ms INTEGER NOT NULL,
+        wall_ms INTEGER NOT NULL,
+        kind INTEGER NOT NULL,
+        source TEXT NOT NULL,
+        body BLOB NOT NULL
+    ) STRICT;
+    -- The picture of the core; the journal continues after `position`.
+    CREATE TABLE core_state (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        position INTEGER NOT NULL,
+        mono_ms INTEGER NOT NULL,
+        wall_ms INTEGER NOT NULL,
+        body TEXT NOT NULL
+    ) STRICT;
+    -- How far each lane of each agent's boot is committed: what was acknowledged.
+    CREATE TABLE sessions (
+        agent TEXT NOT NULL,
+        boot TEXT NOT NULL,
+        lane TEXT NOT NULL,
+        through INTEGER NOT NULL,
+        PRIMARY KEY (agent, boot, lane)
+    ) STRICT, WITHOUT ROWID;
+    -- Every state that an incident entered.
+    CREATE TABLE incidents (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL,
+        state TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        at TEXT NOT NULL,
+        written_ms INTEGER NOT NULL,
+        body TEXT NOT NULL,
+        UNIQUE (id, state, at)
+    ) STRICT;
+    CREATE INDEX incidents_written ON incidents (written_ms);
+    -- Every decision not to notify, with its evidence.
+    CREATE TABLE ledger (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL,
+        digest BLOB NOT NULL UNIQUE,
+        written_ms INTEGER NOT NULL,
+        body TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX ledger_id ON ledger (id);
+    CREATE INDEX ledger_written ON ledger (written_ms);
+    -- One row for each state that a notifier has still to be told.
+    CREATE TABLE outbox (
+        number INTEGER PRIMARY KEY,
+        notifier TEXT NOT NULL,
+        idempotency_key TEXT NOT NULL,
+        incident_number INTEGER NOT NULL REFERENCES incidents (number) ON DELETE CASCADE,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        due_ms INTEGER NOT NULL,
+        created_ms INTEGER NOT NULL,
+        UNIQUE (notifier, idempotency_key)
+    ) STRICT;
+    CREATE INDEX outbox_due ON outbox (notifier, number);
+    -- Enrolment tokens, by the SHA-256 of their secret.
+    CREATE TABLE tokens (
+        secret_hash BLOB PRIMARY KEY,
+        regions TEXT NOT NULL,
+        replaces TEXT NOT NULL,
+        created_ms INTEGER NOT NULL,
+        expires_ms INTEGER NOT NULL,
+        used_ms INTEGER,
+        used_by TEXT
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE agents (
+        agent TEXT PRIMARY KEY,
+        key_fingerprint BLOB NOT NULL,
+        regions TEXT NOT NULL,
+        enrolled_ms INTEGER NOT NULL,
+        not_after_ms INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    -- Imported calendars as text, because recurrences without end are expanded anew as time goes on.
+    CREATE TABLE calendars (
+        name TEXT PRIMARY KEY,
+        imported_ms INTEGER NOT NULL,
+        body TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE silences (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        until_ms INTEGER NOT NULL,
+        body TEXT NOT NULL
+    ) STRICT;
+    -- Changes whenever the calendars or silences do, so that a running aggregator notices what another process wrote.
+    CREATE TABLE versions (
+        name TEXT PRIMARY KEY,
+        version INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO versions (name, version) VALUES ('calendars', 0), ('silences', 0);
+"];
+
+/// Brings the schema up to date.
+///
+/// # Errors
+/// [`StoreError::Newer`] for a database of a later program, or what SQLite says.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
+    // Immediate: of two processes that start together, the second waits here and then finds the work done.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > known {
+        return Err(StoreError::Newer { found, known });
+    }
+    for step in &STEPS[usize::try_from(found).unwrap_or(0)..] {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", known)?;
+    transaction.commit()?;
+    Ok(())
+}
