@@ -1,0 +1,63 @@
+//! The rig for tests with real parts: processes that are always ended, free ports, bounded waits, receivers.
+//!
+//! It must never leave a process behind or wait without a bound. The hard case is a test that panics: every
+//! part stops what it started when it is dropped.
+mod process;
+mod receiver;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+pub use process::{Process, program};
+pub use receiver::{Posted, Receiver};
+
+/// A loopback address whose port is free for TCP and UDP right now. Another process could take it before it is
+/// used; the kernel hands ports out in turn, so that is rare.
+///
+/// # Panics
+/// When the machine has no free port.
+pub fn free_address() -> SocketAddr {
+    for _ in 0..100 {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        if UdpSocket::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no port is free for TCP and UDP at once");
+}
+
+/// Asks `probe` every 50 ms until it answers.
+///
+/// # Panics
+/// When it has not answered within `seconds`; the message says what was waited for.
+pub fn eventually<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if let Some(answer) = probe() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "{what}: not within {seconds} s");
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// The status and body of a GET over plain HTTP; none when nobody answers within five seconds.
+pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let config = ureq::Agent::config_builder()
+        .timeout_global(Some(Duration::from_secs(5)))
+        .http_status_as_error(false)
+        .proxy(None)
+        .build();
+    let response = ureq::Agent::new_with_config(config).get(format!("http://{address}{path}")).call();
+    let mut response = response.ok()?;
+    let status = response.status().as_u16();
+    Some((status, response.body_mut().read_to_string().ok()?))
+}
+
+/// The JSON that a GET answers with status 200; none otherwise.
+pub fn get_json(address: SocketAddr, path: &str) -> Option<serde_json::Value> {
+    let (status, body) = get(address, path)?;
+    if status == 200 { serde_json::from_str(&body).ok() } else { None }
+}
