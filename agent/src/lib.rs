@@ -1,1 +1,14 @@
 //! The agent: sources, spool files and uplinks around the deterministic core.
+//!
+//! Owns everything that touches the world: sockets, files, clocks, randomness, signals. Must never decide what a
+//! deviation is; that is the core's. The hard case is a machine where anything can be missing or full: whatever
+//! fails is counted, logged at a limited rate, and the rest goes on.
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod command;
+pub mod config;
+pub mod log;
+pub mod source;
+
+pub use command::main_from;

@@ -1,0 +1,59 @@
+//! Tests of reading the agent's settings.
+
+use super::*;
+
+fn errors(text: &str) -> Vec<String> {
+    let errors = Config::parse(Path::new("agent.toml"), text).unwrap_err();
+    errors.0.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn an_empty_file_gives_the_documented_defaults() {
+    let config = Config::parse(Path::new("agent.toml"), "").unwrap();
+    assert_eq!(config, Config::default());
+    assert_eq!(config.source.statsd.listen.to_string(), "127.0.0.1:8125");
+    assert_eq!(config.source.line_protocol.tcp.to_string(), "127.0.0.1:8094");
+    assert_eq!(config.http.listen.to_string(), "127.0.0.1:8462");
+    assert_eq!(config.uplink.address, "127.0.0.1:8461");
+}
+
+#[test]
+fn every_mistake_is_named_with_line_and_key() {
+    let text =
+        "drain_ms = 5000\nagnet_id = \"a\"\n[source.host]\ninterval_ms = \"soon\"\n[window]\nwindow_ms = 5\n";
+    let errors = errors(text);
+    assert_eq!(errors.len(), 3, "{errors:#?}");
+    assert!(errors[0].starts_with("agent.toml:2: agnet_id: unknown field"), "{}", errors[0]);
+    assert!(errors[1].starts_with("agent.toml:4: source.host.interval_ms: invalid type"), "{}", errors[1]);
+    assert_eq!(errors[2], "agent.toml:6: window.window_ms: is 5; it must be from 100 to 3600000");
+}
+
+#[test]
+fn a_syntax_error_has_its_line() {
+    let errors = errors("[log]\nlevel = = 3\n");
+    assert!(errors[0].starts_with("agent.toml:2"), "{errors:?}");
+}
+
+#[test]
+fn names_zones_and_addresses_are_checked() {
+    let text = "agent_id = \"Has Space\"\n[tags]\nregion = \"\"\n[regions.eu]\ntimezone = \"Europe/Atlantis\"\n\
+                [uplink]\naddress = \"nowhere\"\n";
+    let errors = errors(text);
+    let keys = ["agent_id", "tags.region", "regions.eu.timezone", "uplink.address"];
+    assert_eq!(errors.len(), keys.len(), "{errors:#?}");
+    for (error, key) in errors.iter().zip(keys) {
+        assert!(error.contains(&format!(": {key}: ")), "{error}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Config::load(Some(Path::new("/nonexistent/agent.toml"))).unwrap_err();
+    assert!(error.to_string().starts_with("/nonexistent/agent.toml: cannot be read"), "{error}");
+}
+
+#[test]
+fn zones_come_from_the_config_first() {
+    let config = Config::parse(Path::new("a"), "[regions.us]\ntimezone = \"America/New_York\"\n").unwrap();
+    assert_eq!(config.timezone("us"), chrono_tz::America::New_York);
+}

@@ -1,0 +1,8 @@
+//! The binary `vedette-agent`. Owns nothing: it hands the command line to the library. Must never hold logic. The
+//! hard case, a wrong command line, is the library's too, so that a test sees the same exit codes.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vedette_agent::main_from(std::env::args_os())
+}
