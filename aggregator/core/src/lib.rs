@@ -1,1 +1,41 @@
 //! The deterministic core of the aggregator: session, region, correlate, verdict, incident.
+//!
+//! It must never do IO, read a clock or use randomness: the same inputs give the same incidents, byte for byte. The
+//! hard case is a crash between two inputs: whatever was acknowledged is in the changes that the shell committed before.
+//!
+//! The shell hands inputs to an [`Aggregator`], then drains [`Aggregator::poll_change`] and commits, then drains
+//! [`Aggregator::poll_effect`] and acts, and wakes it at [`Aggregator::poll_deadline`].
+#![forbid(unsafe_code)]
+
+pub mod aggregator;
+pub mod alarm;
+pub mod counts;
+pub mod effect;
+pub mod evidence;
+mod identity;
+mod incident;
+pub mod instant;
+mod intake;
+mod journal;
+mod judge;
+pub mod ledger;
+mod region;
+pub mod schedule;
+pub mod session;
+pub mod settings;
+pub mod snapshot;
+mod telemetry;
+mod view;
+mod window;
+
+pub use aggregator::{Aggregator, Disposition};
+pub use alarm::{Alarm, IncidentState, Kind, Scope, Severity, Verdict};
+pub use counts::{Counts, Reason};
+pub use effect::{Change, Effect, Part};
+pub use evidence::{Direction, Evidence};
+pub use instant::Instant;
+pub use ledger::{Decision, LedgerEntry};
+pub use schedule::{ScheduleEntry, Silence};
+pub use session::AllowedRegions;
+pub use settings::{AlarmOn, Dimensions, Judgement, Limits, MetricSettings, Role, Settings, Timing};
+pub use snapshot::Snapshot;

@@ -1,0 +1,386 @@
+//! The machine: inputs with the time they came at, out of which fall changes to commit and effects to carry out.
+//!
+//! It must never act by itself or look at a clock. The hard case is agents that report the same window at different
+//! times, or never: a window waits for those that keep pace, for a limited time, and is then judged once.
+use std::collections::{BTreeSet, VecDeque};
+
+use vedette_common::wire::{Birth, Heartbeat, RefuseReason, Summary};
+use vedette_common::{AgentId, Lane, Now, WallMs};
+
+use crate::counts::{Counts, Reason};
+use crate::effect::{Change, Effect, Part};
+use crate::incident::Told;
+use crate::intake::{Intake, WINDOW_MS_MAX, Windows};
+use crate::journal::{Journal, Judged};
+use crate::judge::{self, Case, Memory};
+use crate::region::Fleet;
+use crate::schedule::{Schedule, ScheduleEntry, Silence};
+use crate::session::{AllowedRegions, Order, Sessions};
+use crate::settings::Settings;
+use crate::snapshot::Snapshot;
+use crate::window::PendingWindow;
+use crate::{telemetry, view};
+
+/// What became of a summary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Applied; an acknowledgement is among the effects.
+    Accepted,
+    /// Applied before; acknowledged again.
+    Duplicate,
+    /// Not applied, for its predecessor has not come; what was applied is acknowledged again.
+    Gap,
+    /// Not applied and never will be; it counts as consumed, and is acknowledged.
+    Refused(RefuseReason),
+}
+
+/// The deterministic aggregator. Memory: see [`Limits`](crate::Limits).
+#[derive(Clone, Debug)]
+pub struct Aggregator {
+    settings: Settings,
+    sessions: Sessions,
+    fleet: Fleet,
+    windows: Windows,
+    memory: Memory,
+    journal: Journal,
+    schedule: Schedule,
+    silences: Vec<Silence>,
+    counts: Counts,
+    effects: VecDeque<Effect>,
+    changed: Changed,
+}
+
+/// Which parts changed since the last commit.
+#[derive(Clone, Debug, Default)]
+struct Changed {
+    sessions: BTreeSet<AgentId>,
+    windows: BTreeSet<(WallMs, u32)>,
+    regions: BTreeSet<u16>,
+    names: bool,
+    memory: bool,
+}
+
+impl Aggregator {
+    /// An aggregator that knows nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            sessions: Sessions::default(),
+            fleet: Fleet::default(),
+            windows: Windows::new(),
+            memory: Memory::default(),
+            journal: Journal::default(),
+            schedule: Schedule::default(),
+            silences: Vec::new(),
+            counts: Counts::default(),
+            effects: VecDeque::new(),
+            changed: Changed::default(),
+        }
+    }
+
+    /// Replaces the settings; what is known stays.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// The counters since this process began.
+    pub const fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// An agent introduces itself.
+    pub fn handle_birth(&mut self, now: Now, agent: &AgentId, birth: &Birth) {
+        let limits = self.settings.limits.clone();
+        let counts = &mut self.counts;
+        let (session, evicted) = self.sessions.hear(now, agent, &limits, counts);
+        session.take_birth(now, birth, &limits, counts);
+        self.changed.sessions.extend(evicted);
+        self.heard(now, agent);
+    }
+
+    /// An agent shows that it lives, and tells what will never come.
+    pub fn handle_heartbeat(&mut self, now: Now, agent: &AgentId, heartbeat: &Heartbeat) {
+        let limits = self.settings.limits.clone();
+        let counts = &mut self.counts;
+        let (session, evicted) = self.sessions.hear(now, agent, &limits, counts);
+        session.take_heartbeat(now, heartbeat, &limits, counts);
+        self.changed.sessions.extend(evicted);
+        self.heard(now, agent);
+    }
+
+    /// Replaces the calendar. Entries may come in any order; those that end before they begin are counted and dropped.
+    pub fn handle_calendar(&mut self, entries: Vec<ScheduleEntry>) {
+        self.schedule = Schedule::new(entries, self.settings.limits.calendar_entries_max, &mut self.counts);
+    }
+
+    /// Replaces the silences.
+    pub fn handle_silences(&mut self, silences: Vec<Silence>) {
+        self.silences = silences;
+    }
+
+    /// A summary of `agent`, whose certificate names the regions `allowed`.
+    pub fn handle_summary(
+        &mut self,
+        now: Now,
+        agent: &AgentId,
+        allowed: &AllowedRegions,
+        summary: &Summary,
+    ) -> Disposition {
+        let limits = self.settings.limits.clone();
+        let (session, evicted) = self.sessions.hear(now, agent, &limits, &mut self.counts);
+        let order = session.advance(now, summary.key, &limits, &mut self.counts);
+        let through = session.through(summary.key);
+        if session.window_ms == 0 {
+            session.window_ms = summary.window_ms;
+        }
+        self.changed.sessions.extend(evicted);
+        let disposition = match order {
+            Order::Duplicate => Disposition::Duplicate,
+            Order::Gap => Disposition::Gap,
+            Order::Next => match self.check(now, allowed, summary) {
+                Some(reason) => Disposition::Refused(reason),
+                None => Disposition::Accepted,
+            },
+        };
+        match disposition {
+            Disposition::Accepted => self.apply(now, agent, summary),
+            Disposition::Duplicate => self.counts.add(Reason::Duplicate, 1),
+            Disposition::Gap => self.counts.add(Reason::Gap, 1),
+            Disposition::Refused(reason) => {
+                self.effects.push_back(Effect::Refuse { agent: agent.clone(), key: summary.key, reason });
+            }
+        }
+        self.heard(now, agent);
+        self.effects.push_back(Effect::Acknowledge { agent: agent.clone(), key: through });
+        disposition
+    }
+
+    /// Why `summary` is refused for good, if it is.
+    fn check(&mut self, now: Now, allowed: &AllowedRegions, summary: &Summary) -> Option<RefuseReason> {
+        let timing = &self.settings.timing;
+        let foreign = |region: u8| summary.strings.get(region).is_none_or(|name| !allowed.allows(name));
+        let end = summary.window_start.plus_ms(i64::from(summary.window_ms));
+        let (reason, refuse) = if summary.window_ms == 0 || summary.window_ms > WINDOW_MS_MAX {
+            (Reason::WindowWidth, RefuseReason::Malformed)
+        } else if end.ms_since(now.wall) > timing.future_max_ms {
+            (Reason::WindowFuture, RefuseReason::WindowOutOfRange)
+        } else if now.wall.ms_since(end) > timing.past_max_ms {
+            (Reason::WindowPast, RefuseReason::WindowOutOfRange)
+        } else if summary.cells.iter().any(|cell| foreign(cell.region)) {
+            (Reason::RegionForbidden, RefuseReason::RegionForbidden)
+        } else {
+            return None;
+        };
+        self.counts.add(reason, 1);
+        Some(refuse)
+    }
+
+    fn apply(&mut self, now: Now, agent: &AgentId, summary: &Summary) {
+        let mut intake = Intake {
+            fleet: &mut self.fleet,
+            windows: &mut self.windows,
+            limits: &self.settings.limits,
+            counts: &mut self.counts,
+        };
+        let touched = intake.take(now, agent, summary);
+        self.counts.summaries += 1;
+        if touched.lattice {
+            self.changed.names = true;
+            self.changed.regions.extend(&touched.regions);
+        }
+        // Only roll-ups say that a window is complete: deviations of the same window travel ahead of them.
+        if summary.key.lane == Lane::RollUps {
+            for region in touched.regions {
+                let name = self.fleet.names.regions.get(region);
+                self.sessions.report(agent, name, summary.window_start);
+            }
+        }
+        self.changed.windows.extend(touched.windows);
+        self.make_room();
+    }
+
+    /// Over the limit, the oldest window is judged before its time.
+    fn make_room(&mut self) {
+        while self.windows.len() > self.settings.limits.pending_windows_max.max(1) {
+            let Some(key) = self.windows.keys().next().copied() else { return };
+            self.counts.add(Reason::WindowsFull, 1);
+            self.judge(key);
+        }
+    }
+
+    /// When it has to be woken at the latest; none when nothing waits.
+    pub fn poll_deadline(&self) -> Option<WallMs> {
+        let due = self.windows.values().map(|window| self.due_at(window)).min();
+        let silent = self.sessions.iter().filter_map(|s| s.silent_at(&self.settings.timing)).min();
+        due.into_iter().chain(silent).min()
+    }
+
+    /// When `window` is to be judged, as things stand.
+    fn due_at(&self, window: &PendingWindow) -> WallMs {
+        let timing = &self.settings.timing;
+        let latest = window.first_at.plus_ms(timing.lateness_ms);
+        let awaited = self.sessions.iter().any(|session| session.is_awaited_for(window));
+        if awaited { latest } else { window.last_at.plus_ms(timing.settle_ms).min(latest) }
+    }
+
+    /// Judges every window that is due, and notices agents that have fallen silent.
+    pub fn handle_deadline(&mut self, now: Now) {
+        while let Some(due) =
+            self.windows.values().find(|w| self.due_at(w) <= now.wall).map(PendingWindow::key)
+        {
+            // A region is judged in the order of event time, so what waits before this one goes first.
+            let first = self
+                .windows
+                .iter()
+                .find(|(key, w)| **key == due || w.shares_region_with(&self.windows[&due]));
+            let key = first.map_or(due, |(key, _)| *key);
+            self.judge(key);
+        }
+        self.notice_silence(now);
+    }
+
+    /// Judges one window and forgets it.
+    fn judge(&mut self, key: (WallMs, u32)) {
+        let Some(window) = self.windows.remove(&key) else { return };
+        self.changed.windows.insert(key);
+        self.changed.regions.extend(window.regions.keys());
+        self.changed.memory = true;
+        self.counts.windows_judged += window.regions.len() as u64;
+        let silent = self.sessions.iter().filter(|s| s.silent).map(|s| s.agent.as_str());
+        let silent: BTreeSet<u16> =
+            silent.filter_map(|agent| self.fleet.names.reporters.find(agent)).collect();
+        let case = Case {
+            settings: &self.settings,
+            schedule: &self.schedule,
+            silences: &self.silences,
+            journal: &self.journal,
+            silent: &silent,
+        };
+        let findings = judge::judge(&mut self.fleet, &mut self.memory, &case, &window);
+        let cells = self.fleet.cell_names();
+        let regions = window.regions.keys().map(|region| self.fleet.names.regions.get(*region)).collect();
+        let judged = Judged { end: window.end(), regions, cells: &cells };
+        let settings = &self.settings;
+        let (judgement, incidents_max) = (&settings.judgement, settings.limits.incidents_max);
+        let told = self.journal.step(findings, &judged, judgement, incidents_max, &mut self.counts);
+        told.into_iter().for_each(|told| self.tell(told));
+    }
+
+    fn tell(&mut self, (alarm, entry): Told) {
+        self.effects.push_back(Effect::Incident(Box::new(alarm)));
+        self.effects.extend(entry.map(|entry| Effect::Ledger(Box::new(entry))));
+    }
+
+    fn notice_silence(&mut self, now: Now) {
+        let timing = &self.settings.timing;
+        let mut findings = Vec::new();
+        for session in self.sessions.iter_mut() {
+            if session.silent_at(timing).is_some_and(|at| at <= now.wall) {
+                session.silent = true;
+                self.changed.sessions.insert(session.agent.clone());
+                findings.push(telemetry::silent(session));
+            }
+        }
+        for finding in findings {
+            let told = self.journal.silent(finding, now.wall, &self.settings.judgement);
+            told.into_iter().for_each(|told| self.tell(told));
+        }
+    }
+
+    /// `agent` has spoken: its silence, if it was noticed, is over.
+    fn heard(&mut self, now: Now, agent: &AgentId) {
+        self.changed.sessions.insert(agent.clone());
+        if self.sessions.end_silence(agent) {
+            let told = self.journal.heard(agent.as_str(), now.wall);
+            told.into_iter().for_each(|told| self.tell(told));
+        }
+    }
+
+    /// The next effect to carry out; drain after every input, once the changes are committed.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// The parts that changed since the last call, to be committed together before the effects are carried out.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        let changed = std::mem::take(&mut self.changed);
+        let mut changes = Vec::new();
+        for agent in &changed.sessions {
+            let part = self.sessions.get(agent).map(|s| Part::Session(Box::new(s.clone())));
+            changes.push(Change { key: format!("session/{agent}"), part });
+        }
+        if changed.names {
+            changes.push(Change {
+                key: "names".into(),
+                part: Some(Part::Names(Box::new(self.fleet.names.clone()))),
+            });
+        }
+        for region in self
+            .fleet
+            .regions
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| changed.regions.contains(&(*place as u16)))
+        {
+            let key = format!("region/{}", region.1.name);
+            changes.push(Change { key, part: Some(Part::Region(Box::new(region.1.clone()))) });
+        }
+        for key in &changed.windows {
+            let part = self.windows.get(key).map(|w| Part::Window(Box::new(w.clone())));
+            changes.push(Change { key: format!("window/{}/{}", key.0.0, key.1), part });
+        }
+        if changed.memory {
+            changes.push(Change {
+                key: "memory".into(),
+                part: Some(Part::Memory(Box::new(self.memory.clone()))),
+            });
+        }
+        for id in self.journal.take_changed() {
+            let part = self.journal.get(&id).map(|i| Part::Incident(Box::new(i.clone())));
+            changes.push(Change { key: format!("incident/{id}"), part });
+        }
+        changes
+    }
+
+    /// The whole persistent state, as parts in the order that [`Aggregator::restore`] accepts.
+    pub fn state(&self) -> Vec<Part> {
+        let mut parts = vec![Part::Names(Box::new(self.fleet.names.clone()))];
+        parts.extend(self.sessions.iter().map(|s| Part::Session(Box::new(s.clone()))));
+        parts.extend(self.fleet.regions.iter().map(|r| Part::Region(Box::new(r.clone()))));
+        parts.extend(self.windows.values().map(|w| Part::Window(Box::new(w.clone()))));
+        parts.push(Part::Memory(Box::new(self.memory.clone())));
+        parts.extend(self.journal.iter().map(|i| Part::Incident(Box::new(i.clone()))));
+        parts
+    }
+
+    /// An aggregator with the committed state: every part that was written and not removed, in any order.
+    /// The calendar and the silences belong to the shell and are to be handed in again.
+    pub fn restore(settings: Settings, parts: impl IntoIterator<Item = Part>) -> Self {
+        let mut restored = Self::new(settings);
+        let mut regions = Vec::new();
+        for part in parts {
+            match part {
+                Part::Session(session) => restored.sessions.restore(*session),
+                Part::Names(names) => restored.fleet.names = *names,
+                Part::Region(region) => regions.push(*region),
+                Part::Window(window) => drop(restored.windows.insert(window.key(), *window)),
+                Part::Memory(memory) => restored.memory = *memory,
+                Part::Incident(incident) => restored.journal.restore(*incident),
+            }
+        }
+        restored.fleet.restore(regions);
+        restored
+    }
+
+    /// What the API, the console and `explain` may see.
+    pub fn snapshot(&self) -> Snapshot {
+        let parts = view::Parts {
+            settings: &self.settings,
+            sessions: &self.sessions,
+            fleet: &self.fleet,
+            journal: &self.journal,
+            counts: &self.counts,
+        };
+        view::snapshot(&parts)
+    }
+}

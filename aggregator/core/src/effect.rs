@@ -1,0 +1,67 @@
+//! What the core asks its shell to do, and which parts of its state have changed and are to be committed first.
+//!
+//! It must never hold a promise that the shell cannot keep: the shell commits the changes, then carries out the
+//! effects in order. The hard case is a crash in between: nothing was acknowledged, so the agent sends it again.
+use serde::{Deserialize, Serialize};
+use vedette_common::wire::RefuseReason;
+use vedette_common::{AgentId, RecordKey};
+
+use crate::alarm::Alarm;
+use crate::incident::Incident;
+use crate::judge::Memory;
+use crate::ledger::LedgerEntry;
+use crate::region::{FleetNames, Region};
+use crate::session::Session;
+use crate::window::PendingWindow;
+
+/// Something to do, once the changes are committed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Tell `agent` that everything through `key` is committed.
+    Acknowledge {
+        /// Whom to tell.
+        agent: AgentId,
+        /// The last applied key of its boot and lane; sequence 0 when there is none.
+        key: RecordKey,
+    },
+    /// Tell `agent` that a record was not taken. It counts as consumed; an acknowledgement follows.
+    Refuse {
+        /// Whom to tell.
+        agent: AgentId,
+        /// The record.
+        key: RecordKey,
+        /// Why.
+        reason: RefuseReason,
+    },
+    /// An incident has entered a state: store it, and notify people unless it is suppressed.
+    Incident(Box<Alarm>),
+    /// A decision for the ledger.
+    Ledger(Box<LedgerEntry>),
+}
+
+/// One part of the persistent state, small enough to be written whenever it changes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// One agent's session.
+    Session(Box<Session>),
+    /// The shared names.
+    Names(Box<FleetNames>),
+    /// One region of the lattice.
+    Region(Box<Region>),
+    /// A window that waits to be judged.
+    Window(Box<PendingWindow>),
+    /// The learned noise.
+    Memory(Box<Memory>),
+    /// One incident.
+    Incident(Box<Incident>),
+}
+
+/// A part that changed: to be written under its key, or removed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// Names the part: `session/<agent>`, `names`, `region/<name>`, `window/<start>/<width>`, `memory`, `incident/<id>`.
+    pub key: String,
+    /// What to write; none to remove.
+    pub part: Option<Part>,
+}

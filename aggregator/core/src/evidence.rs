@@ -1,0 +1,169 @@
+//! The numbers that decided an incident, in a fixed field order, with what would have changed the decision.
+//!
+//! It must never hold a number that was not used. The hard case is a floating point value that cannot be written as
+//! JSON: every value that enters here is finite, and serialising is rounded to six digits so that texts stay short.
+use serde::{Deserialize, Serialize};
+
+/// Which way the numbers went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Below the expectation.
+    Drop,
+    /// Above it.
+    Rise,
+}
+
+impl Direction {
+    /// -1 for a drop, 1 for a rise: what a log ratio is multiplied with to become a size.
+    pub const fn sign(self) -> f64 {
+        match self {
+            Self::Drop => -1.0,
+            Self::Rise => 1.0,
+        }
+    }
+
+    /// The direction of a log ratio.
+    pub fn of(log_ratio: f64) -> Self {
+        if log_ratio < 0.0 { Self::Drop } else { Self::Rise }
+    }
+
+    /// The name in alarms.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Rise => "rise",
+        }
+    }
+}
+
+/// Errors as counter-evidence: what happened to errors per unit of traffic, inside the scope and outside it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ErrorEvidence {
+    /// The metric.
+    pub metric: String,
+    /// Log ratio of the errors per traffic inside the scope to their expectation.
+    #[serde(with = "rounded")]
+    pub inside: f64,
+    /// The same over the rest of the region; 0 when there is no rest.
+    #[serde(with = "rounded")]
+    pub outside: f64,
+    /// How many standard deviations the inside lies above the outside.
+    #[serde(with = "rounded")]
+    pub significance: f64,
+    /// The log ratio above the outside from which it counts as raised.
+    #[serde(with = "rounded")]
+    pub threshold: f64,
+    /// Whether it counts as raised.
+    pub raised: bool,
+}
+
+/// What data is missing, for incidents of kind telemetry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingEvidence {
+    /// The agent that is silent or that last reported the missing cells.
+    pub agent: String,
+    /// When it was last heard, by the aggregator's clock, or the last window that had data.
+    pub last_seen_at: crate::instant::Instant,
+    /// How many cells are missing.
+    pub cells: usize,
+}
+
+/// Why an incident was judged as it was. Log ratios are natural logarithms of observed/expected.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The metric that shows it best; empty for telemetry.
+    pub metric: String,
+    /// Whether that metric has the role of traffic.
+    pub metric_is_traffic: bool,
+    /// Which way it went.
+    pub direction: Direction,
+    /// Observed sum over the scope in the window judged.
+    #[serde(with = "rounded")]
+    pub observed: f64,
+    /// Expected sum over the scope in the window judged.
+    #[serde(with = "rounded")]
+    pub expected: f64,
+    /// ln(observed/expected) of the scope.
+    #[serde(with = "rounded")]
+    pub log_ratio: f64,
+    /// What independent stacks of the region share; 0 when there are none.
+    #[serde(with = "rounded")]
+    pub common_mode: f64,
+    /// What is left over of the log ratio once the common mode is taken off.
+    #[serde(with = "rounded")]
+    pub residual: f64,
+    /// The size up to which a residual is put down to the unevenness of events and to noise.
+    #[serde(with = "rounded")]
+    pub tolerance: f64,
+    /// The residual in standard deviations of its noise.
+    #[serde(with = "rounded")]
+    pub significance: f64,
+    /// The significance from which the scope counts as deviating.
+    #[serde(with = "rounded")]
+    pub significance_threshold: f64,
+    /// The independent stacks compared with; dependent ones are joined by `+` and count once.
+    pub peers: Vec<String>,
+    /// Judged windows that it has held for.
+    pub windows: u32,
+    /// Errors inside against outside; none when no metric has the role of errors.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub errors: Option<ErrorEvidence>,
+    /// The calendar entries that covered the region and time.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub calendar: Vec<String>,
+    /// The highest combined score among the series of the scope; 0 when none deviated by itself.
+    #[serde(with = "rounded")]
+    pub score: f64,
+    /// What is missing; only for telemetry.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub missing: Option<MissingEvidence>,
+    /// The deciding reason in words.
+    pub reason: String,
+    /// What would have changed the decision.
+    pub counterfactual: String,
+}
+
+impl Evidence {
+    /// No numbers yet: every one zero, every text empty.
+    pub(crate) const fn nothing(direction: Direction) -> Self {
+        Self {
+            metric: String::new(),
+            metric_is_traffic: false,
+            direction,
+            observed: 0.0,
+            expected: 0.0,
+            log_ratio: 0.0,
+            common_mode: 0.0,
+            residual: 0.0,
+            tolerance: 0.0,
+            significance: 0.0,
+            significance_threshold: 0.0,
+            peers: Vec::new(),
+            windows: 0,
+            errors: None,
+            calendar: Vec::new(),
+            score: 0.0,
+            missing: None,
+            reason: String::new(),
+            counterfactual: String::new(),
+        }
+    }
+}
+
+/// Serialises with six digits after the point: enough to re-derive a decision, short enough to read.
+pub(crate) mod rounded {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+    pub(crate) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        let finite = if value.is_finite() { *value } else { 0.0 };
+        let rounded = (finite * 1e6).round() / 1e6;
+        // Adding zero turns a negative zero into a plain one, so that equal values have equal bytes.
+        serializer.serialize_f64(if rounded.is_finite() { rounded + 0.0 } else { finite })
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        f64::deserialize(deserializer)
+    }
+}

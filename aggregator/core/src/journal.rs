@@ -1,0 +1,208 @@
+//! The journal of incidents: which finding belongs to which incident, and what has to be told.
+//!
+//! It must never grow past its limit. The hard case is recognition: a finding belongs to the incident of the same source
+//! and direction whose cells it shares most, and ties go to the earlier id.
+use std::collections::{BTreeMap, BTreeSet};
+
+use vedette_common::WallMs;
+
+use crate::alarm::{IncidentState, Scope};
+use crate::counts::{Counts, Reason};
+use crate::incident::{Finding, Incident, Source, Stage, Told};
+use crate::settings::Judgement;
+
+/// The share of common cells from which two scopes are the same trouble.
+const OVERLAP_MIN: f64 = 0.3;
+
+/// A cell by its names: region, device, stack.
+pub(crate) type CellNames<'a> = (&'a str, &'a str, &'a str);
+
+/// Every incident by id, and which of them changed since the last commit.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Journal {
+    incidents: BTreeMap<String, Incident>,
+    changed: BTreeSet<String>,
+}
+
+/// One judged window: its end, and the regions that it judged.
+pub(crate) struct Judged<'a> {
+    pub(crate) end: WallMs,
+    pub(crate) regions: BTreeSet<&'a str>,
+    /// Every cell of the lattice.
+    pub(crate) cells: &'a [CellNames<'a>],
+}
+
+impl Judged<'_> {
+    fn concerns(&self, scope: &Scope) -> bool {
+        scope.region.is_empty() || scope.region.iter().any(|name| self.regions.contains(name.as_str()))
+    }
+}
+
+impl Scope {
+    /// Whether the cell lies inside.
+    pub(crate) fn holds(&self, cell: CellNames<'_>) -> bool {
+        let within =
+            |names: &[String], name: &str| names.is_empty() || names.iter().any(|known| known == name);
+        within(&self.region, cell.0) && within(&self.device, cell.1) && within(&self.stack, cell.2)
+    }
+}
+
+/// Shared cells over all cells of two scopes (Jaccard), or 1 where one lies inside the other.
+fn overlap(a: &Scope, b: &Scope, cells: &[CellNames<'_>]) -> f64 {
+    let (mut in_a, mut in_b, mut in_both) = (0u32, 0u32, 0u32);
+    for cell in cells {
+        let (hit_a, hit_b) = (a.holds(*cell), b.holds(*cell));
+        in_a += u32::from(hit_a);
+        in_b += u32::from(hit_b);
+        in_both += u32::from(hit_a && hit_b);
+    }
+    let shared = f64::from(in_both) / f64::from((in_a + in_b - in_both).max(1));
+    if in_both > 0 && in_both == in_a.min(in_b) { shared.max(OVERLAP_MIN) } else { shared }
+}
+
+impl Journal {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Incident> {
+        self.incidents.values()
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Option<&Incident> {
+        self.incidents.get(id)
+    }
+
+    pub(crate) fn restore(&mut self, incident: Incident) {
+        self.incidents.insert(incident.id.clone(), incident);
+    }
+
+    /// Ids changed since the last call; one that is gone is to be removed from the store.
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Takes the findings of one judged window; incidents of its regions that none of them shows come to rest.
+    pub(crate) fn step(
+        &mut self,
+        findings: Vec<Finding>,
+        judged: &Judged<'_>,
+        settings: &Judgement,
+        incidents_max: usize,
+        counts: &mut Counts,
+    ) -> Vec<Told> {
+        let mut told = Vec::new();
+        let mut shown = BTreeSet::new();
+        for finding in findings {
+            let Some(id) = self.place(&finding, &shown, judged, incidents_max, counts) else { continue };
+            shown.insert(id.clone());
+            if let Some(incident) = self.incidents.get_mut(&id) {
+                told.extend(incident.take(finding, judged.end, settings));
+            }
+            self.changed.insert(id);
+        }
+        self.rest(&shown, judged, settings, &mut told);
+        told
+    }
+
+    /// The id of the incident that `finding` belongs to, begun now if there is none.
+    fn place(
+        &mut self,
+        finding: &Finding,
+        shown: &BTreeSet<String>,
+        judged: &Judged<'_>,
+        incidents_max: usize,
+        counts: &mut Counts,
+    ) -> Option<String> {
+        if let Some(known) = self.recognise(finding, judged) {
+            // Two findings of one window in one incident: the first, stronger one speaks for it.
+            return (!shown.contains(&known)).then_some(known);
+        }
+        let incident = Incident::new(finding);
+        if self.incidents.len() >= incidents_max && !self.make_room() {
+            counts.add(Reason::IncidentsFull, 1);
+            return None;
+        }
+        let id = incident.id.clone();
+        self.incidents.insert(id.clone(), incident);
+        Some(id)
+    }
+
+    fn recognise(&self, finding: &Finding, judged: &Judged<'_>) -> Option<String> {
+        let same = |incident: &&Incident| {
+            incident.source == finding.source && incident.direction == finding.evidence.direction
+        };
+        let score = |incident: &Incident| {
+            (incident.is_live(), overlap(&incident.scope, &finding.scope, judged.cells))
+        };
+        let mut best: Option<(&Incident, (bool, f64))> = None;
+        for incident in self.incidents.values().filter(same) {
+            let new = score(incident);
+            let better = best.is_none_or(|(_, old)| new.0 > old.0 || (new.0 == old.0 && new.1 > old.1));
+            if new.1 >= OVERLAP_MIN && better {
+                best = Some((incident, new));
+            }
+        }
+        best.map(|(incident, _)| incident.id.clone())
+    }
+
+    fn rest(
+        &mut self,
+        shown: &BTreeSet<String>,
+        judged: &Judged<'_>,
+        settings: &Judgement,
+        told: &mut Vec<Told>,
+    ) {
+        let mut over = Vec::new();
+        for incident in self.incidents.values_mut().filter(|i| i.source != Source::Silent) {
+            if shown.contains(&incident.id) || !judged.concerns(&incident.scope) {
+                continue;
+            }
+            told.extend(incident.rest(judged.end, settings.quiet_windows));
+            let forgotten_after = match incident.stage {
+                Stage::Candidate => settings.quiet_windows,
+                Stage::Told(_) => settings.quiet_windows + settings.flap_windows,
+            };
+            if !incident.is_live() && incident.quiet >= forgotten_after {
+                over.push(incident.id.clone());
+            }
+            self.changed.insert(incident.id.clone());
+        }
+        over.iter().for_each(|id| drop(self.incidents.remove(id)));
+    }
+
+    /// Forgets the incident that ended longest ago; false when every one is live.
+    fn make_room(&mut self) -> bool {
+        let ended = self.incidents.values().filter(|incident| !incident.is_live());
+        let Some(oldest) = ended.min_by_key(|i| (i.seen_at, i.id.clone())).map(|i| i.id.clone()) else {
+            return false;
+        };
+        self.incidents.remove(&oldest);
+        self.changed.insert(oldest);
+        true
+    }
+
+    /// Opens, or shows again, the incident of a silent agent.
+    pub(crate) fn silent(&mut self, finding: Finding, at: WallMs, settings: &Judgement) -> Option<Told> {
+        let incident = Incident::new(&finding);
+        let id = incident.id.clone();
+        let incident = self.incidents.entry(id.clone()).or_insert(incident);
+        self.changed.insert(id);
+        incident.take(finding, at, settings)
+    }
+
+    /// Ends the incidents about the silence of `agent`.
+    pub(crate) fn heard(&mut self, agent: &str, at: WallMs) -> Vec<Told> {
+        let mut told = Vec::new();
+        for incident in self.incidents.values_mut().filter(|i| i.source == Source::Silent && i.is_live()) {
+            let about = incident.evidence.missing.as_ref().is_some_and(|missing| missing.agent == agent);
+            if about {
+                told.push(incident.resolve(at));
+                self.changed.insert(incident.id.clone());
+            }
+        }
+        told
+    }
+
+    /// Whether `cell` lies in an incident that was told and is not over; the open ones first.
+    pub(crate) fn covering(&self, cell: CellNames<'_>) -> Option<&Incident> {
+        let live = || self.incidents.values().filter(|i| i.is_live() && i.scope.holds(cell));
+        live().find(|i| i.is(IncidentState::Open)).or_else(|| live().next())
+    }
+}

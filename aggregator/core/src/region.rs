@@ -1,0 +1,262 @@
+//! The lattice region x device x stack: which cells and series exist, and what is remembered of each.
+//!
+//! It must never decide what a number means. The hard case is names that arrive in any order: places are given in
+//! order of arrival, and whoever walks the lattice walks it in order of names, so that arrival never shows.
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use vedette_common::WallMs;
+
+use crate::counts::{Counts, Reason};
+use crate::settings::Limits;
+use crate::window::Sum;
+
+/// Windows of history kept of each series: its shape.
+pub(crate) const HISTORY_WINDOWS: usize = 8;
+
+/// Names and their places. Places are stable; the names are never forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Vec<String>", into = "Vec<String>")]
+pub(crate) struct Names {
+    names: Vec<String>,
+    places: BTreeMap<String, u16>,
+}
+
+impl From<Vec<String>> for Names {
+    fn from(names: Vec<String>) -> Self {
+        let places = (0..=u16::MAX).zip(&names).map(|(place, name)| (name.clone(), place)).collect();
+        Self { names, places }
+    }
+}
+
+impl From<Names> for Vec<String> {
+    fn from(names: Names) -> Self {
+        names.names
+    }
+}
+
+impl Names {
+    /// The place of `name`, given now if it is new; none when there are `names_max` already.
+    pub(crate) fn intern(&mut self, name: &str, names_max: usize) -> Option<u16> {
+        if let Some(place) = self.places.get(name) {
+            return Some(*place);
+        }
+        let place = u16::try_from(self.names.len()).ok()?;
+        (self.names.len() < names_max).then_some(())?;
+        self.names.push(name.into());
+        self.places.insert(name.into(), place);
+        Some(place)
+    }
+
+    pub(crate) fn get(&self, place: u16) -> &str {
+        self.names.get(usize::from(place)).map_or("", String::as_str)
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<u16> {
+        self.places.get(name).copied()
+    }
+
+    /// Places in order of their names.
+    pub(crate) fn sorted(&self) -> impl Iterator<Item = u16> + '_ {
+        self.places.values().copied()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.names.len()
+    }
+}
+
+/// One region x device x stack. About 64 bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Cell {
+    pub(crate) device: u16,
+    pub(crate) stack: u16,
+    /// The agent that reported it last: its place among the fleet's reporters.
+    pub(crate) reporter: u16,
+    /// Start of the latest window that it was reported in.
+    pub(crate) seen: WallMs,
+    /// Windows in a row that it was reported in, before the latest gap; saturates.
+    pub(crate) streak: u16,
+    /// The longest gap in windows that ended by itself, slowly forgotten.
+    pub(crate) usual_gap: u16,
+}
+
+/// One metric of one cell. About 150 bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Series {
+    pub(crate) cell: u32,
+    pub(crate) metric: u16,
+    /// Windows with scored observations; saturates.
+    pub(crate) age: u32,
+    /// The latest window.
+    pub(crate) latest: Sum,
+    /// Decayed sums over the latest windows, the expectation moved by the common mode.
+    pub(crate) long: Sum,
+    /// The latest residuals, the newest last.
+    pub(crate) history: [f32; HISTORY_WINDOWS],
+    /// What was left over in the latest window, and one standard deviation of its noise.
+    pub(crate) residual: f64,
+    pub(crate) noise: f64,
+    /// The highest score among its deviations in the latest window.
+    pub(crate) score: f64,
+}
+
+/// One region of the lattice.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Region {
+    pub(crate) name: String,
+    pub(crate) window_ms: u32,
+    /// Start of the latest window judged.
+    pub(crate) judged: Option<WallMs>,
+    pub(crate) cells: Vec<Cell>,
+    pub(crate) series: Vec<Series>,
+    /// The latest common mode and the number of independent stacks, by metric.
+    pub(crate) common_modes: BTreeMap<u16, (f64, u16)>,
+    #[serde(skip)]
+    cell_places: BTreeMap<(u16, u16), u32>,
+    #[serde(skip)]
+    series_places: BTreeMap<(u32, u16), u32>,
+}
+
+impl Region {
+    pub(crate) fn new(name: &str, window_ms: u32) -> Self {
+        Self {
+            name: name.into(),
+            window_ms,
+            judged: None,
+            cells: Vec::new(),
+            series: Vec::new(),
+            common_modes: BTreeMap::new(),
+            cell_places: BTreeMap::new(),
+            series_places: BTreeMap::new(),
+        }
+    }
+
+    /// Builds the look-ups again that are not part of the stored state.
+    pub(crate) fn restored(mut self) -> Self {
+        self.cell_places = (0..).zip(&self.cells).map(|(place, c)| ((c.device, c.stack), place)).collect();
+        self.series_places = (0..).zip(&self.series).map(|(place, s)| ((s.cell, s.metric), place)).collect();
+        self
+    }
+
+    pub(crate) fn cell(
+        &mut self,
+        device: u16,
+        stack: u16,
+        limits: &Limits,
+        counts: &mut Counts,
+    ) -> Option<u32> {
+        if let Some(place) = self.cell_places.get(&(device, stack)) {
+            return Some(*place);
+        }
+        if self.cells.len() >= limits.cells_per_region_max {
+            counts.add(Reason::CellsFull, 1);
+            return None;
+        }
+        let place = u32::try_from(self.cells.len()).ok()?;
+        let seen = WallMs(i64::MIN);
+        self.cells.push(Cell { device, stack, reporter: 0, seen, streak: 0, usual_gap: 0 });
+        self.cell_places.insert((device, stack), place);
+        Some(place)
+    }
+
+    pub(crate) fn series(
+        &mut self,
+        cell: u32,
+        metric: u16,
+        limits: &Limits,
+        counts: &mut Counts,
+    ) -> Option<u32> {
+        if let Some(place) = self.series_places.get(&(cell, metric)) {
+            return Some(*place);
+        }
+        if self.series.len() >= limits.series_per_region_max {
+            counts.add(Reason::SeriesFull, 1);
+            return None;
+        }
+        let place = u32::try_from(self.series.len()).ok()?;
+        self.series.push(Series::new(cell, metric));
+        self.series_places.insert((cell, metric), place);
+        Some(place)
+    }
+
+    pub(crate) fn find_series(&self, cell: u32, metric: u16) -> Option<&Series> {
+        self.series_places.get(&(cell, metric)).and_then(|place| self.series.get(*place as usize))
+    }
+}
+
+impl Series {
+    const fn new(cell: u32, metric: u16) -> Self {
+        Self {
+            cell,
+            metric,
+            age: 0,
+            latest: Sum { observed: 0.0, expected: 0.0, count: 0 },
+            long: Sum { observed: 0.0, expected: 0.0, count: 0 },
+            history: [0.0; HISTORY_WINDOWS],
+            residual: 0.0,
+            noise: 0.0,
+            score: 0.0,
+        }
+    }
+}
+
+/// The names that all regions share, and the regions.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fleet {
+    pub(crate) names: FleetNames,
+    pub(crate) regions: Vec<Region>,
+}
+
+/// The names of devices, stacks, metrics, regions and reporting agents, by place.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FleetNames {
+    pub(crate) devices: Names,
+    pub(crate) stacks: Names,
+    pub(crate) metrics: Names,
+    pub(crate) regions: Names,
+    pub(crate) reporters: Names,
+}
+
+impl Fleet {
+    /// The place of `region`, made now if it is new; none when there is no room.
+    pub(crate) fn region(
+        &mut self,
+        name: &str,
+        window_ms: u32,
+        limits: &Limits,
+        counts: &mut Counts,
+    ) -> Option<u16> {
+        let Some(place) = self.names.regions.intern(name, limits.regions_max) else {
+            counts.add(Reason::RegionsFull, 1);
+            return None;
+        };
+        if usize::from(place) == self.regions.len() {
+            self.regions.push(Region::new(name, window_ms));
+        }
+        Some(place)
+    }
+
+    pub(crate) fn get(&self, region: u16) -> Option<&Region> {
+        self.regions.get(usize::from(region))
+    }
+
+    /// Takes stored regions back, in the order of their names' places; one that was never stored begins anew.
+    pub(crate) fn restore(&mut self, stored: Vec<Region>) {
+        let mut by_name: BTreeMap<String, Region> = stored.into_iter().map(|r| (r.name.clone(), r)).collect();
+        let names: Vec<String> = self.names.regions.clone().into();
+        let revive =
+            |name: &String| by_name.remove(name).map_or_else(|| Region::new(name, 1), Region::restored);
+        self.regions = names.iter().map(revive).collect();
+    }
+
+    /// Every cell by its names, in order of places.
+    pub(crate) fn cell_names(&self) -> Vec<(&str, &str, &str)> {
+        let cells =
+            self.regions.iter().flat_map(|region| region.cells.iter().map(move |cell| (region, cell)));
+        let names = &self.names;
+        cells
+            .map(|(r, c)| (r.name.as_str(), names.devices.get(c.device), names.stacks.get(c.stack)))
+            .collect()
+    }
+}

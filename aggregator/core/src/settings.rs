@@ -1,0 +1,248 @@
+//! What the judgement is told: roles of metrics, dependencies of stacks, limits, and the constants of its method.
+//!
+//! It must never hold anything about a single series: one parameter set serves all. The hard case is an installation
+//! without any config: the defaults must let a lone machine's metrics be seen without paging for each spike.
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What a metric measures, and so how it is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// What people do with the application: compared between stacks.
+    Traffic,
+    /// Failures: counter-evidence for traffic, and judged by themselves.
+    Errors,
+    /// How long things take: sums of durations.
+    Latency,
+    /// How full a resource is.
+    Saturation,
+}
+
+/// Which direction of a metric people are notified of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlarmOn {
+    /// Below expectation.
+    Drop,
+    /// Above expectation.
+    Rise,
+    /// Either.
+    Both,
+}
+
+impl Role {
+    /// The direction that matters when the config does not say: a drop of traffic, a rise of anything else.
+    pub const fn default_alarm_on(self) -> AlarmOn {
+        match self {
+            Self::Traffic => AlarmOn::Drop,
+            Self::Errors | Self::Latency | Self::Saturation => AlarmOn::Rise,
+        }
+    }
+}
+
+/// How one metric is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricSettings {
+    /// What it measures.
+    pub role: Role,
+    /// Which direction notifies.
+    pub alarm_on: AlarmOn,
+}
+
+/// Which tag plays which part; used to write the tags of a series in alarms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dimensions {
+    /// The tag that names the region.
+    pub region: String,
+    /// The tag that names the device family.
+    pub device: String,
+    /// The tag that names the stack.
+    pub stack: String,
+}
+
+impl Default for Dimensions {
+    fn default() -> Self {
+        Self { region: "region".into(), device: "device".into(), stack: "stack".into() }
+    }
+}
+
+/// Everything that the core is told. Worst-case memory follows from [`Limits`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settings {
+    /// The tags of the dimensions.
+    pub dimensions: Dimensions,
+    /// Metrics by name: `measurement`, or `measurement.field`. A measurement's settings serve all its fields.
+    pub metrics: BTreeMap<String, MetricSettings>,
+    /// What each stack depends on, by name. Stacks that share a dependency count once as evidence.
+    pub depends_on: BTreeMap<String, Vec<String>>,
+    /// Bounds of everything that can grow.
+    pub limits: Limits,
+    /// Waiting and lateness.
+    pub timing: Timing,
+    /// The constants of the judgement.
+    pub judgement: Judgement,
+}
+
+impl Settings {
+    /// The settings of `metric`: by its full name, else by the longest prefix that ends before a `.`.
+    pub fn metric(&self, metric: &str) -> Option<MetricSettings> {
+        let mut name = metric;
+        loop {
+            if let Some(found) = self.metrics.get(name) {
+                return Some(*found);
+            }
+            name = &name[..name.rfind('.')?];
+        }
+    }
+}
+
+/// Bounds of everything that can grow, each with its policy when full; what is lost is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Agents known at once; a new one evicts the one heard longest ago. About 0.5 KB each. Default 4,096.
+    pub agents_max: usize,
+    /// Boots of one agent whose sequences are kept; a new one evicts the one used longest ago. Default 8.
+    pub boots_per_agent_max: usize,
+    /// Regions; data of further ones is refused. Default 64.
+    pub regions_max: usize,
+    /// Cells in one region; roll-ups of further ones are dropped. About 0.2 KB each, plus series. Default 1,024.
+    pub cells_per_region_max: usize,
+    /// Series (cell x metric) in one region; further ones are dropped. About 0.4 KB each. Default 4,096.
+    pub series_per_region_max: usize,
+    /// Different metrics; roll-ups and deviations of further ones are dropped. Default 512.
+    pub metrics_max: usize,
+    /// Windows that wait to be judged; when full, the oldest is judged at once. Default 64.
+    pub pending_windows_max: usize,
+    /// Deviations kept for one region and window; further ones replace the lowest score. Default 512.
+    pub deviations_per_window_max: usize,
+    /// Incidents open, suppressed or remembered; a new one evicts the one resolved longest ago, and is dropped when
+    /// all are live. Default 1,024.
+    pub incidents_max: usize,
+    /// Series listed in one alarm. Default 20.
+    pub series_per_alarm_max: usize,
+    /// Calendar entries; the ones that end last are dropped. Default 10,000.
+    pub calendar_entries_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            agents_max: 4096,
+            boots_per_agent_max: 8,
+            regions_max: 64,
+            cells_per_region_max: 1024,
+            series_per_region_max: 4096,
+            metrics_max: 512,
+            pending_windows_max: 64,
+            deviations_per_window_max: 512,
+            incidents_max: 1024,
+            series_per_alarm_max: 20,
+            calendar_entries_max: 10_000,
+        }
+    }
+}
+
+/// Waiting: for agents that report late, and for agents that do not report at all. Milliseconds or windows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// How long a window waits, after its first record arrived, for agents that have not reported it. Default 30,000.
+    pub lateness_ms: i64,
+    /// How long a window that every live agent reported waits for further records of them. Default 500.
+    pub settle_ms: i64,
+    /// An agent is silent after this many of its windows without a word ... Default 3.
+    pub silent_after_windows: i64,
+    /// ... and at least this long. Default 60,000.
+    pub silent_after_ms: i64,
+    /// Windows that begin further in the past are refused. Default 14 days.
+    pub past_max_ms: i64,
+    /// Windows that begin further in the future are refused. Default 5 minutes.
+    pub future_max_ms: i64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            lateness_ms: 30_000,
+            settle_ms: 500,
+            silent_after_windows: 3,
+            silent_after_ms: 60_000,
+            past_max_ms: 14 * 86_400_000,
+            future_max_ms: 300_000,
+        }
+    }
+}
+
+/// The constants of the judgement; log ratios are natural. See `correlate.rs` and `verdict.rs` for their use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// Standard deviations of its own noise at which a scope counts as deviating. Default 4.5.
+    pub significance: f64,
+    /// Standard deviations at which one window is enough. Default 9.
+    pub significance_at_once: f64,
+    /// The share of `significance` below which a deviation counts as over. Default 0.6.
+    pub hysteresis: f64,
+    /// The smallest leftover that matters, as a log ratio. Default 0.2 (18 % down).
+    pub residual_min: f64,
+    /// How unevenly an event acts: the share of the common mode that a scope may differ by, as one standard
+    /// deviation. Default 0.3.
+    pub unevenness: f64,
+    /// A common mode of this size counts as an event. Default 0.2.
+    pub common_mode_min: f64,
+    /// How far errors inside a scope must lie above those outside to count as raised, as a log ratio. Default 0.4.
+    pub errors_raised: f64,
+    /// A leftover drop of this size is a malfunction whatever the errors say. Default 1.6 (80 % down).
+    pub very_large: f64,
+    /// Windows that a deviation must hold for. Default 2.
+    pub hold_windows: u32,
+    /// Windows without a sign of it after which an incident is over. Default 4.
+    pub quiet_windows: u32,
+    /// Windows after its end within which its return is the same incident. Default 24.
+    pub flap_windows: u32,
+    /// Half-life in windows of the memory for noise. Default 288.
+    pub noise_half_life_windows: f64,
+    /// Windows of a series before it takes part. Default 6.
+    pub young_windows: u32,
+    /// A deviation of a metric without a role notifies only at this score ... Default 0.98.
+    pub lone_score: f64,
+    /// ... and only once it lasted this long. Default 30 windows.
+    pub lone_windows: u32,
+}
+
+impl Default for Judgement {
+    fn default() -> Self {
+        Self {
+            significance: 4.5,
+            significance_at_once: 9.0,
+            hysteresis: 0.6,
+            residual_min: 0.2,
+            unevenness: 0.3,
+            common_mode_min: 0.2,
+            errors_raised: 0.4,
+            very_large: 1.6,
+            hold_windows: 2,
+            quiet_windows: 4,
+            flap_windows: 24,
+            noise_half_life_windows: 288.0,
+            young_windows: 6,
+            lone_score: 0.98,
+            lone_windows: 30,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_measurement_speaks_for_its_fields() {
+        let mut settings = Settings::default();
+        let traffic = MetricSettings { role: Role::Traffic, alarm_on: AlarmOn::Drop };
+        settings.metrics.insert("activity".into(), traffic);
+        assert_eq!(settings.metric("activity"), Some(traffic));
+        assert_eq!(settings.metric("activity.count"), Some(traffic));
+        assert_eq!(settings.metric("activities"), None);
+    }
+}

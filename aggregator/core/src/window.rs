@@ -1,0 +1,92 @@
+//! Windows that wait to be judged: what agents reported of one stretch of event time, summed by series.
+//!
+//! It must never judge. The hard case is a window that some agents have not reported: it waits for those that keep
+//! pace, for a limited time, and what comes after that is late and counted.
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use vedette_common::WallMs;
+use vedette_common::wire::{Phase, Shape};
+
+/// Observed and expected sums of one series over one window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Sum {
+    pub(crate) observed: f64,
+    pub(crate) expected: f64,
+    pub(crate) count: u32,
+}
+
+impl Sum {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.observed += other.observed;
+        self.expected += other.expected;
+        self.count = self.count.saturating_add(other.count);
+    }
+}
+
+/// One deviating series as its agent saw it in the window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Deviating {
+    /// The cell and metric: index into the region's series.
+    pub(crate) series: u32,
+    /// Further tags in canonical form.
+    pub(crate) tags: String,
+    pub(crate) phase: Phase,
+    pub(crate) onset_at: WallMs,
+    pub(crate) observed: f64,
+    pub(crate) expected: f64,
+    pub(crate) score: f64,
+    pub(crate) shape: Shape,
+}
+
+/// What one region reported of one window.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RegionWindow {
+    /// By index into the region's series.
+    pub(crate) sums: BTreeMap<u32, Sum>,
+    pub(crate) deviations: Vec<Deviating>,
+}
+
+impl RegionWindow {
+    /// Keeps `deviating`, or over `deviations_max` whichever has the higher score. Returns whether one was let go.
+    pub(crate) fn keep(&mut self, deviating: Deviating, deviations_max: usize) -> bool {
+        if self.deviations.len() < deviations_max {
+            self.deviations.push(deviating);
+            return false;
+        }
+        let lowest = self.deviations.iter_mut().min_by(|a, b| a.score.total_cmp(&b.score));
+        if let Some(lowest) = lowest.filter(|lowest| lowest.score < deviating.score) {
+            *lowest = deviating;
+        }
+        true
+    }
+}
+
+/// One stretch of event time and what arrived of it. Windows of different widths wait apart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PendingWindow {
+    pub(crate) start: WallMs,
+    pub(crate) window_ms: u32,
+    pub(crate) first_at: WallMs,
+    pub(crate) last_at: WallMs,
+    /// By index of the region.
+    pub(crate) regions: BTreeMap<u16, RegionWindow>,
+}
+
+impl PendingWindow {
+    pub(crate) fn new(start: WallMs, window_ms: u32, now: WallMs) -> Self {
+        Self { start, window_ms, first_at: now, last_at: now, regions: BTreeMap::new() }
+    }
+
+    pub(crate) fn end(&self) -> WallMs {
+        self.start.plus_ms(i64::from(self.window_ms))
+    }
+
+    pub(crate) fn key(&self) -> (WallMs, u32) {
+        (self.start, self.window_ms)
+    }
+
+    pub(crate) fn shares_region_with(&self, other: &Self) -> bool {
+        self.regions.keys().any(|region| other.regions.contains_key(region))
+    }
+}
