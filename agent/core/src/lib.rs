@@ -2,5 +2,9 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod deviation;
 pub mod score;
+pub mod spool;
