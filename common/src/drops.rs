@@ -73,11 +73,15 @@ pub enum DropReason {
     RegionForbidden = 25,
     /// A summary whose window lies absurdly far in the past or the future.
     WindowOutOfRange = 26,
+    /// A second observation of a series for the same event time; the first one counts.
+    Duplicate = 27,
+    /// No room for another series: counted in the overflow series of its cell instead of being scored.
+    SeriesLimit = 28,
 }
 
 impl DropReason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::MalformedLine,
         Self::NotUtf8,
         Self::LineTooLong,
@@ -105,6 +109,8 @@ impl DropReason {
         Self::BadPayload,
         Self::RegionForbidden,
         Self::WindowOutOfRange,
+        Self::Duplicate,
+        Self::SeriesLimit,
     ];
 
     /// The name in metrics, logs and reports: `snake_case`, stable.
@@ -137,13 +143,15 @@ impl DropReason {
             Self::BadPayload => "bad_payload",
             Self::RegionForbidden => "region_forbidden",
             Self::WindowOutOfRange => "window_out_of_range",
+            Self::Duplicate => "duplicate",
+            Self::SeriesLimit => "series_limit",
         }
     }
 
     /// What one count of this reason stands for.
     pub const fn unit(self) -> DropUnit {
         match self as usize {
-            0..=11 => DropUnit::Observation,
+            0..=11 | 27 | 28 => DropUnit::Observation,
             12..=17 => DropUnit::Record,
             _ => DropUnit::Frame,
         }

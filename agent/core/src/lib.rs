@@ -1,4 +1,7 @@
 //! The deterministic core of the agent: parse, series table, scorers, summaries, spool, link.
+//!
+//! It must never see a clock, a socket, a file or a source of randomness: `now` and seeds are arguments. The
+//! hard case is that it allocates nothing: memory is lent by the shell, once, at start.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -6,5 +9,17 @@
 extern crate std;
 
 pub mod deviation;
+mod fold;
+pub mod index;
+pub mod key;
+pub mod lattice;
+pub mod names;
+pub mod parse;
+pub mod pending;
+pub mod pipeline;
+mod region;
 pub mod score;
+pub mod settings;
 pub mod spool;
+pub mod summary;
+pub mod table;

@@ -1,0 +1,268 @@
+//! InfluxDB line protocol: `measurement,tag=value field=1,other=2i 1465839830100400200`.
+//!
+//! It must never copy where nothing is escaped. The hard case is finding the parts in one pass over the
+//! bytes: a separator counts unless a backslash stands directly before it, and the last word is a
+//! timestamp exactly when it holds neither `=` nor `"`, since every word inside or after a field has one.
+//! Source: the line protocol reference of InfluxDB v1 and v2. Not taken over: line breaks inside quoted text.
+use core::str;
+
+use vedette_common::limits::{LINE_BYTES_MAX, NAME_BYTES_MAX, TAGS_MAX};
+
+use super::{ParseError, parse_float};
+
+/// Room for every name of one line, its escapes taken out: measurement, field, and keys and values of tags.
+pub const SCRATCH_BYTES: usize = NAME_BYTES_MAX * (2 + 2 * TAGS_MAX);
+
+/// One line, cut into its three parts; names are still escaped and not yet checked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Line<'a> {
+    /// Measurement and tags as received: what tells the series of one measurement apart.
+    pub head: &'a [u8],
+    /// The fields as received.
+    pub fields: &'a [u8],
+    /// The timestamp in the unit of the source.
+    pub timestamp: Option<i64>,
+    prefix: &'a [u8],
+}
+
+/// Measurement and tags with their escapes taken out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head<'a> {
+    /// The name of the measurement.
+    pub measurement: &'a str,
+    /// Keys and values in the order received.
+    pub tags: heapless::Vec<(&'a str, &'a str), TAGS_MAX>,
+}
+
+/// One field of a line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Field<'a> {
+    /// Its key as received, escapes included.
+    pub key: &'a [u8],
+    /// Its value.
+    pub value: Value<'a>,
+}
+
+/// The value of a field.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// A float, an integer (`i`, `u`) or a boolean (0 or 1); always finite.
+    Number(f64),
+    /// Quoted text, escapes included: nothing to score.
+    Text(&'a str),
+}
+
+impl<'a> Line<'a> {
+    /// Cuts one line without its line end; `None` for a comment or blanks.
+    ///
+    /// # Errors
+    /// [`ParseError`] when the line is too long, has no measurement or no field, or its timestamp is none.
+    pub fn split(bytes: &'a [u8]) -> Result<Option<Self>, ParseError> {
+        if bytes.len() > LINE_BYTES_MAX {
+            return Err(ParseError::LineTooLong);
+        }
+        let line = bytes.trim_ascii();
+        match line.first() {
+            None | Some(b'#') => return Ok(None),
+            Some(b',') => return Err(ParseError::NameMissing),
+            Some(_) => {}
+        }
+        let end = unescaped(line, b' ').ok_or(ParseError::ValueMissing)?;
+        let (head, rest) = (&line[..end], line[end + 1..].trim_ascii_start());
+        let (fields, timestamp) = split_timestamp(rest)?;
+        if fields.is_empty() {
+            return Err(ParseError::ValueMissing);
+        }
+        Ok(Some(Self { head, fields, timestamp, prefix: &line[..=end] }))
+    }
+
+    /// The head with the blank that ends it: two different heads never begin with one another like this.
+    pub(crate) fn prefix(&self) -> &'a [u8] {
+        self.prefix
+    }
+
+    /// The fields in order; a field in error is reported and the next one follows.
+    pub fn fields(&self) -> Fields<'a> {
+        Fields { rest: self.fields }
+    }
+}
+
+/// Cuts the timestamp off the end of the fields.
+fn split_timestamp(rest: &[u8]) -> Result<(&[u8], Option<i64>), ParseError> {
+    let start = memchr::memrchr(b' ', rest).map_or(0, |space| space + 1);
+    let word = &rest[start..];
+    if memchr::memchr2(b'=', b'"', word).is_some() {
+        return Ok((rest, None));
+    }
+    let timestamp = parse_integer(word).ok_or(ParseError::TimestampMalformed)?;
+    Ok((rest[..start].trim_ascii_end(), Some(timestamp)))
+}
+
+/// A whole number with an optional sign; `None` when it is none or does not fit.
+fn parse_integer(bytes: &[u8]) -> Option<i64> {
+    let (digits, negative) = match bytes.split_first()? {
+        (b'-', digits) => (digits, true),
+        _ => (bytes, false),
+    };
+    let size = parse_unsigned(digits).ok()?;
+    if negative { 0i64.checked_sub_unsigned(size) } else { i64::try_from(size).ok() }
+}
+
+/// A whole number without sign: nineteen digits cannot overflow, so that the check is left for longer ones.
+fn parse_unsigned(digits: &[u8]) -> Result<u64, ParseError> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(ParseError::ValueMalformed);
+    }
+    let digit = |d: &u8| u64::from(d - b'0');
+    if digits.len() <= 19 {
+        return Ok(digits.iter().fold(0, |sum, d| sum * 10 + digit(d)));
+    }
+    let step = |sum: u64, d| sum.checked_mul(10)?.checked_add(digit(d));
+    digits.iter().try_fold(0, step).ok_or(ParseError::ValueNotFinite)
+}
+
+/// Where `separator` stands without a backslash before it.
+fn unescaped(bytes: &[u8], separator: u8) -> Option<usize> {
+    memchr::memchr_iter(separator, bytes).find(|&at| at == 0 || bytes[at - 1] != b'\\')
+}
+
+impl<'a> Head<'a> {
+    /// Reads measurement and tags from a [`Line::head`]; names with escapes are written into `scratch`.
+    ///
+    /// # Errors
+    /// [`ParseError`] when a name is empty, too long or not UTF-8, or there are too many tags.
+    pub fn parse(head: &'a [u8], mut scratch: &'a mut [u8]) -> Result<Self, ParseError> {
+        let mut rest = head;
+        let measurement = unescape(cut(&mut rest, b','), &mut scratch)?;
+        if measurement.is_empty() {
+            return Err(ParseError::NameMissing);
+        }
+        let mut tags = heapless::Vec::new();
+        while !rest.is_empty() {
+            let mut value = cut(&mut rest, b',');
+            let key = unescape(cut(&mut value, b'='), &mut scratch)?;
+            let value = unescape(value, &mut scratch)?;
+            if key.is_empty() || value.is_empty() {
+                return Err(ParseError::TagMalformed);
+            }
+            tags.push((key, value)).map_err(|_| ParseError::TagsTooMany)?;
+        }
+        Ok(Self { measurement, tags })
+    }
+}
+
+/// Takes everything before the first unescaped `separator` off `rest`, and the separator with it.
+fn cut<'a>(rest: &mut &'a [u8], separator: u8) -> &'a [u8] {
+    let end = unescaped(rest, separator).unwrap_or(rest.len());
+    let part = &rest[..end];
+    *rest = rest.get(end + 1..).unwrap_or_default();
+    part
+}
+
+/// A name with its escapes taken out: borrowed as it is, or rewritten into `scratch` when it holds a backslash.
+///
+/// # Errors
+/// [`ParseError::NotUtf8`], or [`ParseError::NameTooLong`] when it exceeds [`NAME_BYTES_MAX`] or the room left.
+pub fn unescape<'a>(raw: &'a [u8], scratch: &mut &'a mut [u8]) -> Result<&'a str, ParseError> {
+    let name = if memchr::memchr(b'\\', raw).is_none() { raw } else { rewrite(raw, scratch)? };
+    if name.len() > NAME_BYTES_MAX {
+        return Err(ParseError::NameTooLong);
+    }
+    str::from_utf8(name).map_err(|_| ParseError::NotUtf8)
+}
+
+/// Copies `raw` without the backslashes that escape `,`, `=` and blanks; any other backslash stands for itself.
+fn rewrite<'a>(raw: &[u8], scratch: &mut &'a mut [u8]) -> Result<&'a [u8], ParseError> {
+    let mut used = 0;
+    for (at, &byte) in raw.iter().enumerate() {
+        let escapes = byte == b'\\' && matches!(raw.get(at + 1), Some(b',' | b'=' | b' '));
+        if !escapes {
+            *scratch.get_mut(used).ok_or(ParseError::NameTooLong)? = byte;
+            used += 1;
+        }
+    }
+    let (name, rest) = core::mem::take(scratch).split_at_mut(used);
+    *scratch = rest;
+    Ok(name)
+}
+
+/// The fields of a line, one after the other.
+#[derive(Clone, Debug)]
+pub struct Fields<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<Field<'a>, ParseError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let Some(end) = unescaped(self.rest, b'=') else {
+            self.rest = &[];
+            return Some(Err(ParseError::ValueMissing));
+        };
+        let key = &self.rest[..end];
+        self.rest = &self.rest[end + 1..];
+        let value = self.value();
+        Some(if key.is_empty() {
+            Err(ParseError::NameMissing)
+        } else {
+            value.map(|value| Field { key, value })
+        })
+    }
+}
+
+impl<'a> Fields<'a> {
+    #[inline]
+    fn value(&mut self) -> Result<Value<'a>, ParseError> {
+        if self.rest.first() == Some(&b'"') {
+            return self.text();
+        }
+        let end = memchr::memchr(b',', self.rest).unwrap_or(self.rest.len());
+        let value = &self.rest[..end];
+        self.rest = self.rest.get(end + 1..).unwrap_or_default();
+        parse_number(value).map(Value::Number)
+    }
+
+    /// Quoted text: ends at a quote that is not escaped; after it comes a comma or nothing.
+    fn text(&mut self) -> Result<Value<'a>, ParseError> {
+        let rest = core::mem::take(&mut self.rest);
+        let mut at = 1;
+        loop {
+            match rest.get(at) {
+                None => return Err(ParseError::ValueMalformed),
+                Some(b'\\') => at += 2,
+                Some(b'"') => break,
+                Some(_) => at += 1,
+            }
+        }
+        match rest.get(at + 1) {
+            None => {}
+            Some(b',') => self.rest = &rest[at + 2..],
+            Some(_) => return Err(ParseError::ValueMalformed),
+        }
+        str::from_utf8(&rest[1..at]).map(Value::Text).map_err(|_| ParseError::NotUtf8)
+    }
+}
+
+/// A field's number: `1.5`, `-3i`, `7u`, `true`.
+fn parse_number(bytes: &[u8]) -> Result<f64, ParseError> {
+    match bytes {
+        [] => Err(ParseError::ValueMissing),
+        [digits @ .., b'u'] => parse_unsigned(digits).map(|value| value as f64),
+        [b'-', digits @ .., b'i'] => {
+            parse_unsigned(digits).and_then(|size| signed(size, i64::MIN.unsigned_abs())).map(|v| -v)
+        }
+        [digits @ .., b'i'] => parse_unsigned(digits).and_then(|size| signed(size, i64::MAX.unsigned_abs())),
+        b"t" | b"T" | b"true" | b"True" | b"TRUE" => Ok(1.0),
+        b"f" | b"F" | b"false" | b"False" | b"FALSE" => Ok(0.0),
+        _ => parse_float(bytes),
+    }
+}
+
+fn signed(size: u64, largest: u64) -> Result<f64, ParseError> {
+    if size <= largest { Ok(size as f64) } else { Err(ParseError::ValueNotFinite) }
+}

@@ -1,0 +1,343 @@
+//! The series table: a fixed number of slots, found by the spelling of a series or by its identity.
+//!
+//! It must never grow: a full table first gives up the series that were silent longest, and then refuses. The
+//! hard case is speed: a line whose spelling was seen before costs one hash, one probe and one slot, without
+//! looking into its tags; only a new spelling is parsed and brought into canonical form. A spelling is
+//! recognised by a keyed 64-bit hash: that two of a million are equal by chance has a probability of 3 in 10^8.
+use crate::{
+    deviation::DeviationState,
+    index::{self, Index},
+    names::NameId,
+    parse::statsd,
+    score::SeriesState,
+};
+
+const NONE: u32 = u32::MAX;
+/// Silence is measured in this many steps to find who was silent longest.
+const SILENCE_STEPS: usize = 64;
+
+/// Bytes of one slot: identity and accumulators (64), the life of a deviation, and the scorers' state.
+pub const SLOT_BYTES: usize = size_of::<Slot>();
+
+/// Where the values of a series come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Nowhere: the slot is free.
+    #[default]
+    Free,
+    /// Each observation is scored as it comes.
+    Direct,
+    /// StatsD: folded over an interval, then observed once.
+    Folded(statsd::Kind),
+    /// The series of a cell that counts what found no slot.
+    Overflow,
+}
+
+/// Everything that is kept for one series. Plain data; [`SLOT_BYTES`].
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub struct Slot {
+    identity: [u64; 2],
+    spelling: u64,
+    /// Event time of the latest observation.
+    pub(crate) last_ms: i64,
+    /// Monotonic seconds of the latest arrival.
+    pub(crate) seen_s: u32,
+    /// Its cell and metric; the next free slot while free.
+    pub(crate) row: u32,
+    pub(crate) tags: NameId,
+    /// Where its deviation waits for each of the two open windows, plus one.
+    pub(crate) pending: [u16; 2],
+    /// What StatsD folded since the last flush; a weight of 0 says nothing came.
+    pub(crate) sum: f64,
+    pub(crate) weight: f32,
+    /// Flushes since something came.
+    pub(crate) quiet_flushes: u16,
+    pub(crate) region: u8,
+    pub(crate) origin: Origin,
+    pub(crate) deviation: DeviationState,
+    pub(crate) state: SeriesState,
+}
+
+impl Slot {
+    /// A free slot: what memory is filled with at start.
+    pub const fn free() -> Self {
+        Self {
+            identity: [0; 2],
+            spelling: 0,
+            last_ms: i64::MIN,
+            seen_s: 0,
+            row: NONE,
+            tags: NameId::NONE,
+            pending: [0; 2],
+            sum: 0.0,
+            weight: 0.0,
+            quiet_flushes: 0,
+            region: 0,
+            origin: Origin::Free,
+            deviation: DeviationState::new(),
+            state: SeriesState::new(0),
+        }
+    }
+
+    fn is_identity(&self, identity: u128) -> bool {
+        self.identity == halves(identity)
+    }
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self::free()
+    }
+}
+
+const fn halves(identity: u128) -> [u64; 2] {
+    [identity as u64, (identity >> 64) as u64]
+}
+
+/// What a new series brings to its slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewSeries {
+    pub(crate) identity: u128,
+    pub(crate) origin: Origin,
+    pub(crate) row: u32,
+    pub(crate) tags: NameId,
+    pub(crate) region: u8,
+    pub(crate) seen_s: u32,
+}
+
+/// The slots and the two ways to them.
+#[derive(Debug)]
+pub struct SeriesTable<'m> {
+    slots: &'m mut [Slot],
+    by_identity: Index<'m>,
+    by_spelling: Index<'m>,
+    free: u32,
+    series_max: u32,
+    series: u32,
+    folded: u32,
+    /// Before this second nothing can have been silent long enough.
+    nothing_silent_before_s: u32,
+}
+
+impl<'m> SeriesTable<'m> {
+    /// An empty table for `series_max` series; the slots beyond those are kept for overflow series.
+    /// Each index needs [`index::cells_for`] as many cells as there are slots.
+    pub fn new(
+        slots: &'m mut [Slot],
+        identities: &'m mut [u32],
+        spellings: &'m mut [u32],
+        series_max: u32,
+    ) -> Self {
+        debug_assert!(
+            slots.len() <= index::POSITIONS_MAX && identities.len() >= index::cells_for(slots.len())
+        );
+        let last = slots.len().saturating_sub(1);
+        for (place, slot) in slots.iter_mut().enumerate() {
+            *slot = Slot { row: if place == last { NONE } else { place as u32 + 1 }, ..Slot::free() };
+        }
+        Self {
+            free: if slots.is_empty() { NONE } else { 0 },
+            slots,
+            by_identity: Index::new(identities),
+            by_spelling: Index::new(spellings),
+            series_max,
+            series: 0,
+            folded: 0,
+            nothing_silent_before_s: 0,
+        }
+    }
+
+    /// How many series have a slot, overflow series not counted.
+    pub const fn series(&self) -> u32 {
+        self.series
+    }
+
+    /// How many of them are folded by StatsD.
+    pub(crate) const fn folded(&self) -> u32 {
+        self.folded
+    }
+
+    /// How many slots there are.
+    pub(crate) const fn slots(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    pub(crate) fn slot(&self, place: u32) -> &Slot {
+        &self.slots[place as usize]
+    }
+
+    #[inline]
+    pub(crate) fn slot_mut(&mut self, place: u32) -> &mut Slot {
+        &mut self.slots[place as usize]
+    }
+
+    /// The slot whose latest spelling has this hash.
+    #[inline]
+    pub(crate) fn find_spelling(&self, spelling: u64) -> Option<u32> {
+        self.by_spelling.find(spelling, |place| self.slots[place as usize].spelling == spelling)
+    }
+
+    /// The slot of this identity.
+    pub(crate) fn find(&self, identity: u128) -> Option<u32> {
+        self.by_identity.find(identity as u64, |place| self.slots[place as usize].is_identity(identity))
+    }
+
+    /// Remembers the spelling under which a series came; it takes the place of the one before.
+    pub(crate) fn respell(&mut self, place: u32, spelling: u64) {
+        self.forget_spelling(place);
+        if spelling != 0 {
+            self.slots[place as usize].spelling = spelling;
+            self.by_spelling.insert(spelling, place);
+        }
+    }
+
+    fn forget_spelling(&mut self, place: u32) {
+        let known = core::mem::take(&mut self.slots[place as usize].spelling);
+        if known != 0 {
+            let slots = &*self.slots;
+            self.by_spelling.remove(known, place, |other| slots[other as usize].spelling);
+        }
+    }
+
+    /// Whether an ordinary series still finds a slot.
+    pub(crate) const fn is_full(&self) -> bool {
+        self.series >= self.series_max || self.free == NONE
+    }
+
+    /// Gives a series a slot; `None` when there is none left.
+    pub(crate) fn insert(&mut self, new: NewSeries) -> Option<u32> {
+        let ordinary = new.origin != Origin::Overflow;
+        if self.free == NONE || ordinary && self.is_full() {
+            return None;
+        }
+        let place = self.free;
+        let identity = halves(new.identity);
+        let slot = &mut self.slots[place as usize];
+        self.free = slot.row;
+        *slot = Slot { identity, row: new.row, tags: new.tags, region: new.region, ..Slot::free() };
+        slot.origin = new.origin;
+        slot.seen_s = new.seen_s;
+        slot.state = SeriesState::new(identity[0] as u32);
+        self.by_identity.insert(identity[0], place);
+        self.series += u32::from(ordinary);
+        self.folded += u32::from(matches!(new.origin, Origin::Folded(_)));
+        Some(place)
+    }
+
+    /// Frees a slot and gives back what it held.
+    pub(crate) fn remove(&mut self, place: u32) -> Slot {
+        self.forget_spelling(place);
+        let slots = &*self.slots;
+        let identity = slots[place as usize].identity[0];
+        self.by_identity.remove(identity, place, |other| slots[other as usize].identity[0]);
+        let free = Slot { row: self.free, ..Slot::free() };
+        let slot = core::mem::replace(&mut self.slots[place as usize], free);
+        self.free = place;
+        self.series -= u32::from(slot.origin != Origin::Overflow);
+        self.folded -= u32::from(matches!(slot.origin, Origin::Folded(_)));
+        slot
+    }
+
+    /// The second of arrival up to which series are to be evicted, so that about a sixteenth of the table
+    /// becomes free, the longest silent first; `None` when nobody was silent for `silent_s`.
+    ///
+    /// Two passes over the slots; skipped as long as an earlier pass proves that there is nothing to find.
+    pub(crate) fn eviction_cutoff(&mut self, now_s: u32, silent_s: u32) -> Option<u32> {
+        if now_s < self.nothing_silent_before_s {
+            return None;
+        }
+        let seen = || self.slots.iter().filter(|slot| is_evictable(slot)).map(|slot| slot.seen_s);
+        let oldest_s = seen().min()?;
+        let newest_s = now_s.saturating_sub(silent_s);
+        if now_s < silent_s || oldest_s > newest_s {
+            self.nothing_silent_before_s = oldest_s.saturating_add(silent_s);
+            return None;
+        }
+        let step_s = (newest_s - oldest_s) / SILENCE_STEPS as u32 + 1;
+        let mut counts = [0u32; SILENCE_STEPS];
+        for seen_s in seen().filter(|&seen_s| seen_s <= newest_s) {
+            counts[((seen_s - oldest_s) / step_s) as usize] += 1;
+        }
+        let wanted = self.series_max / 16 + 1;
+        let mut found = 0;
+        let enough = counts.iter().position(|&count| {
+            found += count;
+            found >= wanted
+        });
+        let steps = enough.map_or(SILENCE_STEPS, |place| place + 1) as u32;
+        Some((oldest_s + (steps * step_s - 1)).min(newest_s))
+    }
+
+    /// Whether the series at `place` may be evicted and was last heard of at `cutoff_s` or before.
+    pub(crate) fn is_silent_since(&self, place: u32, cutoff_s: u32) -> bool {
+        let slot = self.slot(place);
+        is_evictable(slot) && slot.seen_s <= cutoff_s
+    }
+}
+
+fn is_evictable(slot: &Slot) -> bool {
+    !matches!(slot.origin, Origin::Free | Origin::Overflow)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+
+    fn new(identity: u128, seen_s: u32) -> NewSeries {
+        NewSeries { identity, origin: Origin::Direct, row: 7, tags: NameId::NONE, region: 0, seen_s }
+    }
+
+    fn with_table(series_max: u32, test: impl FnOnce(&mut SeriesTable<'_>)) {
+        let slots = series_max as usize + 2;
+        let mut memory = vec![Slot::free(); slots];
+        let (mut a, mut b) = (vec![0; index::cells_for(slots)], vec![0; index::cells_for(slots)]);
+        test(&mut SeriesTable::new(&mut memory, &mut a, &mut b, series_max));
+    }
+
+    #[test]
+    fn a_series_is_found_by_identity_and_by_its_latest_spelling() {
+        with_table(8, |table| {
+            let place = table.insert(new(5 << 64 | 9, 0)).unwrap();
+            let other = table.insert(new(6 << 64 | 9, 0)).unwrap();
+            assert_eq!(table.find(5 << 64 | 9), Some(place));
+            assert_eq!(table.find(6 << 64 | 9), Some(other));
+            table.respell(place, 77);
+            assert_eq!(table.find_spelling(77), Some(place));
+            table.respell(place, 78);
+            assert_eq!((table.find_spelling(77), table.find_spelling(78)), (None, Some(place)));
+            table.remove(place);
+            assert_eq!((table.find(5 << 64 | 9), table.find_spelling(78)), (None, None));
+            assert_eq!(table.find(6 << 64 | 9), Some(other));
+        });
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_still_has_room_for_overflow() {
+        with_table(3, |table| {
+            for identity in 0..3 {
+                assert!(table.insert(new(identity, 0)).is_some());
+            }
+            assert!(table.insert(new(3, 0)).is_none());
+            let overflow = NewSeries { origin: Origin::Overflow, ..new(4, 0) };
+            assert!(table.insert(overflow).is_some());
+            assert_eq!(table.series(), 3);
+        });
+    }
+
+    #[test]
+    fn the_longest_silent_go_first() {
+        with_table(100, |table| {
+            for identity in 0..100u32 {
+                table.insert(new(u128::from(identity), identity * 10));
+            }
+            assert_eq!(table.eviction_cutoff(1000, 2000), None);
+            assert_eq!(table.eviction_cutoff(1000, 2000), None, "proved by the first pass");
+            let cutoff = table.eviction_cutoff(2500, 2000).unwrap();
+            let silent = (0..100).filter(|&place| table.is_silent_since(place, cutoff)).count();
+            assert!((7..20).contains(&silent), "{silent} of 51 candidates");
+            assert!(table.is_silent_since(0, cutoff) && !table.is_silent_since(51, cutoff));
+        });
+    }
+}
