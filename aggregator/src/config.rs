@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::state_folder::StateFolder;
 pub use limits::{Limits, Memory};
 use outline::Outline;
 
@@ -514,13 +515,9 @@ fn timeout_s_default() -> u32 {
     10
 }
 
-/// Where state stands when the config is silent: systemd's folder, then XDG's, then one in the home folder.
-pub fn state_dir_default() -> PathBuf {
-    let folder = |name: &str| std::env::var_os(name).filter(|it| !it.is_empty()).map(PathBuf::from);
-    folder("STATE_DIRECTORY")
-        .or_else(|| folder("XDG_STATE_HOME").map(|it| it.join("vedette-aggregator")))
-        .or_else(|| folder("HOME").map(|it| it.join(".local/state/vedette-aggregator")))
-        .unwrap_or_else(|| PathBuf::from("/var/lib/vedette-aggregator"))
+/// Where state stands when the config is silent: in the folder of the user, or of the system when there is none.
+fn state_dir_default() -> PathBuf {
+    StateFolder::default_path().unwrap_or_else(|_| PathBuf::from("/var/lib/vedette-aggregator"))
 }
 
 #[cfg(test)]

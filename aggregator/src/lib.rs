@@ -4,6 +4,7 @@
 //! the core's. The hard case is a crash between two effects, so what is acknowledged is always committed first.
 
 pub mod ca;
+pub mod calendar;
 pub mod config;
 pub mod identity;
 pub mod limits;
