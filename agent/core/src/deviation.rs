@@ -32,7 +32,7 @@ pub struct DeviationSettings {
 
 impl Default for DeviationSettings {
     fn default() -> Self {
-        DeviationSettings { anomaly_onset: 0.5, strain_onset: 2.0, strain_ongoing: 1.0, calm_ms: 600_000 }
+        DeviationSettings { anomaly_onset: 0.5, strain_onset: 6.0, strain_ongoing: 2.0, calm_ms: 600_000 }
     }
 }
 
@@ -114,8 +114,10 @@ impl DeviationState {
 
     fn advance(&mut self, settings: &DeviationSettings, at_ms: i64, score: &Score) -> Option<Phase> {
         let strain = score.strain.abs();
-        let alarmed = score.anomaly >= settings.anomaly_onset || strain >= settings.strain_onset;
-        if alarmed || strain >= settings.strain_ongoing {
+        let strained = strain >= settings.strain_ongoing;
+        let alarmed =
+            strain >= settings.strain_onset || (strained && score.anomaly >= settings.anomaly_onset);
+        if strained {
             self.sign_ms = at_ms;
             if self.stage == Stage::Calm {
                 (self.stage, self.onset_ms) = (Stage::Strained, at_ms);
@@ -127,7 +129,7 @@ impl DeviationState {
             Stage::Calm => None,
             Stage::Strained if alarmed => Some(self.begin(score)),
             Stage::Strained => {
-                if calm || strain < settings.strain_ongoing {
+                if !strained {
                     self.stage = Stage::Calm;
                 }
                 None

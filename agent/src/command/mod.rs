@@ -4,6 +4,7 @@
 //! The hard case is a pipe that closes early, as in `| head`: that is done, not a problem.
 
 pub mod check;
+pub mod score;
 
 use std::ffi::OsString;
 use std::io::{self, Write};

@@ -9,10 +9,24 @@ const STEP_S_MIN: f32 = 0.1;
 /// And at most this long: a gap of months does not make one observation overwrite everything.
 const STEP_S_MAX: f32 = 86_400.0;
 
-/// The time since the observation before, in seconds, within bounds.
-#[inline]
-pub(super) fn step_s(before_ms: i64, now_ms: i64) -> f32 {
-    (now_ms.saturating_sub(before_ms) as f32 * 1.0e-3).clamp(STEP_S_MIN, STEP_S_MAX)
+/// The time of the latest observation in tenths of seconds, wrapping after 13 years, which only differences
+/// within half of that need to survive.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stamp(u32);
+
+impl Stamp {
+    pub(super) const fn new() -> Self {
+        Stamp(0)
+    }
+
+    /// Moves on to `now_ms` and gives the seconds passed, within bounds.
+    #[inline]
+    pub(super) fn advance(&mut self, now_ms: i64) -> f32 {
+        let now = now_ms.div_euclid(100) as u32;
+        let tenths = now.wrapping_sub(self.0).cast_signed();
+        self.0 = now;
+        (tenths as f32 * 0.1).clamp(STEP_S_MIN, STEP_S_MAX)
+    }
 }
 
 /// The share of an error that a mean with time constant `tau_s` takes up in one step: `step / (step + tau)`,
@@ -28,10 +42,15 @@ mod tests {
 
     #[test]
     fn odd_clocks_stay_within_bounds() {
-        assert_eq!(step_s(5_000, 5_000), STEP_S_MIN);
-        assert_eq!(step_s(9_000, 5_000), STEP_S_MIN);
-        assert_eq!(step_s(i64::MIN, i64::MAX), STEP_S_MAX);
-        assert_eq!(step_s(0, 300_000), 300.0);
+        let mut stamp = Stamp::new();
+        stamp.advance(1_700_000_000_000);
+        assert_eq!(stamp.advance(1_700_000_300_000), 300.0);
+        assert_eq!(stamp.advance(1_700_000_300_000), STEP_S_MIN);
+        assert_eq!(stamp.advance(1_699_000_000_000), STEP_S_MIN);
+        assert_eq!(stamp.advance(1_726_524_800_000), STEP_S_MAX);
+        for odd in [i64::MIN, i64::MAX, 0, -1] {
+            assert!((STEP_S_MIN..=STEP_S_MAX).contains(&stamp.advance(odd)));
+        }
     }
 
     #[test]

@@ -32,8 +32,8 @@ impl Derivative {
         self.changes.step(self.fast - self.slow, draw)
     }
 
-    /// Halves all counts.
-    pub(super) fn halve(&mut self) {
-        self.changes.halve();
+    /// The histogram, for its upkeep.
+    pub(super) fn changes(&mut self) -> &mut Histogram {
+        &mut self.changes
     }
 }

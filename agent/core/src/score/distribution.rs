@@ -23,8 +23,8 @@ impl Distribution {
         self.values.step(x, draw)
     }
 
-    /// Halves all counts.
-    pub(super) fn halve(&mut self) {
-        self.values.halve();
+    /// The histogram, for its upkeep.
+    pub(super) fn values(&mut self) -> &mut Histogram {
+        &mut self.values
     }
 }

@@ -18,12 +18,15 @@ const ERROR_TAU_S: f32 = 86_400.0;
 /// Time constant of the mean of recent errors behind `strain`; at least `RECENT_STEPS` observations.
 const RECENT_TAU_S: f32 = 1_200.0;
 const RECENT_RATE_MAX: f32 = 0.25;
-/// An hour's slot takes up this share of an error within one hour.
-const SLOT_TAU_S: f32 = 14_400.0;
-/// While young, means are taken over all observations so far: the rate is at least `1 / n`, and a slot's at
-/// least this on its first days.
-const SLOT_RATE_YOUNG: f32 = 0.2;
-const SLOT_YOUNG_S: f32 = 172_800.0;
+/// An hour's slot is a mean over its visits, by this many at least and at most.
+const HOUR_S: f32 = 3_600.0;
+const DAY_S: f32 = 24.0 * HOUR_S;
+const WEEK_S: f32 = 7.0 * DAY_S;
+const VISITS_MIN: f32 = 0.25;
+const VISITS_DAY: f32 = 6.0;
+const VISITS_WEEK: f32 = 4.0;
+/// Strain is at least measured against this.
+const RECENT_FLOOR: f32 = 0.2;
 /// While younger than this many observations, errors teach whatever their size.
 const YOUNG: u32 = 40;
 /// Until this age means are over all observations so far.
@@ -32,9 +35,10 @@ const YOUTH: u32 = 4096;
 const ERROR_CLIP: f32 = 4.0;
 /// Beyond these, in usual errors, an observation, or the mean of recent ones, is abnormal.
 const ABNORMAL_ERROR: f32 = 5.0;
-const ABNORMAL_STRAIN: f32 = 1.5;
+const ABNORMAL_STRAIN: f32 = 3.5;
 /// What is learned while abnormal, as a share of what is learned otherwise.
 const CAUTION: f32 = 0.05;
+const CAUTION_ERRORS: f32 = 0.3;
 /// After so long beyond the usual, the series has a new level.
 const PATIENCE_S: f32 = 28_800.0;
 /// How much faster that is learned.
@@ -83,8 +87,9 @@ pub(super) struct Forecast {
     errors: [f32; EXPERTS],
     /// Usual error of the blend, for a series at its mean size.
     usual: f32,
-    /// Mean of recent residuals in usual errors.
-    strain: f32,
+    /// Mean of recent residuals in usual errors, and its usual size.
+    recent: f32,
+    usual_recent: f32,
     /// For how long the series has been abnormal.
     abnormal_s: f32,
     /// For how long the seasons have been learned.
@@ -108,7 +113,8 @@ impl Forecast {
             size: 0.0,
             errors: [0.0; EXPERTS],
             usual: 0.0,
-            strain: 0.0,
+            recent: 0.0,
+            usual_recent: 0.0,
             abnormal_s: 0.0,
             age_s: 0.0,
             day: Profile::new(),
@@ -130,7 +136,7 @@ impl Forecast {
         if step.learning == Learning::Normal {
             self.learn(x, &round, residual, usual, step);
         }
-        Forecasted { expected, residual, strain: self.strain }
+        Forecasted { expected, residual, strain: self.strain() }
     }
 
     fn predict(&self, moment: Moment) -> (Round, f32) {
@@ -147,14 +153,14 @@ impl Forecast {
         (Round { places, experts, season }, blend)
     }
 
-    /// The weight of each expert, `1 / error^4` up to a factor; the best has 1.
+    /// The weight of each expert, `1 / error^6` up to a factor; the best has 1.
     fn weights(&self) -> [f32; EXPERTS] {
         let floor = self.error_floor();
         let best = self.errors[0].min(self.errors[1]).min(self.errors[2]) + floor;
         self.errors.map(|e| {
             let share = best / (e + floor);
             let square = share * share;
-            (square * square).max(1.0e-12)
+            (square * square * square).max(1.0e-12)
         })
     }
 
@@ -170,21 +176,26 @@ impl Forecast {
         self.usual * libm::sqrtf(relative) + self.error_floor()
     }
 
-    /// Keeps the mean of recent errors, in usual errors, and for how long it has been abnormal.
+    /// Keeps the mean of recent errors, and for how long it has been abnormal. `error` is in usual errors.
     fn judge(&mut self, error: f32, step: &Step) {
-        let youth = 1.0 / step.n as f32;
-        let rate = cadence::rate(step.step_s, RECENT_TAU_S).min(RECENT_RATE_MAX).max(youth);
+        let rate =
+            cadence::rate(step.step_s, RECENT_TAU_S).clamp(1.0 / step.n as f32, 1.0).min(RECENT_RATE_MAX);
         let bound = 2.0 * ABNORMAL_ERROR;
-        self.strain += rate * (error.clamp(-bound, bound) - self.strain);
+        self.recent += rate * (error.clamp(-bound, bound) - self.recent);
         if self.is_abnormal(error) {
-            self.abnormal_s = (self.abnormal_s + step.step_s).min(2.0 * PATIENCE_S);
+            self.abnormal_s = (self.abnormal_s + step.step_s).min(1.5 * PATIENCE_S);
         } else {
-            self.abnormal_s = (self.abnormal_s - 2.0 * step.step_s).max(0.0);
+            self.abnormal_s = (self.abnormal_s - step.step_s).max(0.0);
         }
     }
 
+    /// The mean of recent errors against its own usual size.
+    fn strain(&self) -> f32 {
+        self.recent / (self.usual_recent + RECENT_FLOOR)
+    }
+
     fn is_abnormal(&self, error: f32) -> bool {
-        error.abs() > ABNORMAL_ERROR || self.strain.abs() > ABNORMAL_STRAIN
+        error.abs() > ABNORMAL_ERROR || self.strain().abs() > ABNORMAL_STRAIN
     }
 
     /// How fast to learn, and how much one error may teach, in usual errors.
@@ -202,11 +213,9 @@ impl Forecast {
 
     fn learn(&mut self, x: f32, round: &Round, residual: f32, usual: f32, step: &Step) {
         let (pace, clip) = self.pace(residual / usual, step.n);
-        let step_s = step.step_s * pace;
-        self.age_s += step_s;
         let youth = if step.n <= YOUTH { pace.min(1.0) / step.n as f32 } else { 0.0 };
         let floor = self.error_floor();
-        let error_rate = cadence::rate(step_s, ERROR_TAU_S).max(youth);
+        let error_rate = cadence::rate(step.step_s * pace.max(CAUTION_ERRORS), ERROR_TAU_S).max(youth);
         let mut errors = round.experts.map(|p| x - p);
         for (error, usual) in errors.iter_mut().zip(&mut self.errors) {
             *error = clamp(*error, clip, *usual + floor);
@@ -214,21 +223,22 @@ impl Forecast {
         }
         let scale = self.usual / usual;
         self.usual += error_rate * (clamp(residual, clip, usual).abs() * scale.max(0.1) - self.usual);
+        self.usual_recent += error_rate
+            * (self.recent.abs().min(ABNORMAL_STRAIN * (self.usual_recent + RECENT_FLOOR))
+                - self.usual_recent);
         self.size += error_rate * (x.abs().min(self.size + 2.0 * errors[0].abs()) - self.size);
-        self.level += cadence::rate(step_s, LEVEL_TAU_S).max(youth) * errors[0];
+        self.level += cadence::rate(step.step_s * pace, LEVEL_TAU_S).max(youth) * errors[0];
         self.learn_ratio(
             clamp(x - round.season, clip, usual),
             round.season,
-            cadence::rate(step_s, RATIO_TAU_S),
+            cadence::rate(step.step_s * pace, RATIO_TAU_S),
         );
-        let slot_rate = cadence::rate(step_s, SLOT_TAU_S);
-        let slot_rate = if self.age_s < SLOT_YOUNG_S {
-            slot_rate.max(SLOT_RATE_YOUNG * pace.min(1.0))
-        } else {
-            slot_rate
-        };
-        self.day.learn(round.places.0, errors[1], x, slot_rate, step.random);
-        self.week.learn(round.places.1, errors[2], x, slot_rate, step.random.rotate_left(7));
+        let step_s = step.step_s * pace.min(1.0);
+        self.age_s += step_s;
+        let day_rate = cadence::rate(step_s, HOUR_S * (self.age_s / DAY_S).clamp(VISITS_MIN, VISITS_DAY));
+        let week_rate = cadence::rate(step_s, HOUR_S * (self.age_s / WEEK_S).clamp(VISITS_MIN, VISITS_WEEK));
+        self.day.learn(round.places.0, errors[1], x, day_rate, step.random);
+        self.week.learn(round.places.1, errors[2], x, week_rate, step.random.rotate_left(7));
     }
 
     /// Least mean squares of the value on the seasonal forecast.

@@ -20,6 +20,9 @@ const YOUNG: u32 = 40;
 const WIDENING_MAX: f32 = 8.0;
 /// What is kept when counts are halved: a little less than half, so that a lone value rounds to none.
 const HALF: f32 = 0.49;
+/// A range is narrowed when all but this share of the mass, at either end, sits in so few bins.
+const STRAY_SHARE: f32 = 0.01;
+const CROWDED_BINS: usize = 8;
 /// Slowest adaptation of the mean.
 const MEAN_RATE_MIN: f32 = 1.0e-3;
 
@@ -130,6 +133,23 @@ impl Histogram {
     #[cold]
     pub(super) fn halve(&mut self) {
         self.rebin(self.low, self.high, HALF);
+        self.narrow();
+    }
+
+    /// Narrows a range whose mass, but for strays, sits in few bins; strays go to the edge.
+    #[cold]
+    pub(super) fn narrow(&mut self) {
+        let total: f32 = self.counters.iter().map(|c| morris::count(*c)).sum();
+        let first = first_beyond(self.counters.iter(), STRAY_SHARE * total);
+        let end = BINS - first_beyond(self.counters.iter().rev(), STRAY_SHARE * total);
+        if first < end && end - first <= CROWDED_BINS {
+            let width = (self.high - self.low) / BINS as f32;
+            let (low, high) = (self.low + first as f32 * width, self.low + end as f32 * width);
+            let room = 0.5 * (high - low);
+            if high - low > 1.0e-5 * (low.abs() + high.abs()) {
+                self.rebin(low - room, high + room, 1.0);
+            }
+        }
     }
 
     /// Moves all counts into bins over a new range, multiplied by `keep`.
@@ -142,4 +162,15 @@ impl Histogram {
         }
         self.counters = mass.map(morris::from_count);
     }
+}
+
+/// How many counters from one end hold at most `strays` together.
+fn first_beyond<'a>(counters: impl Iterator<Item = &'a u8>, strays: f32) -> usize {
+    let mut mass = 0.0;
+    counters
+        .take_while(|c| {
+            mass += morris::count(**c);
+            mass <= strays
+        })
+        .count()
 }

@@ -4,7 +4,7 @@
 //! recovery: after any garbage the state has to become useful again by itself.
 
 use super::approximate::ln;
-use super::cadence;
+use super::cadence::Stamp;
 use super::combine::{Rest, Surprisals, score};
 use super::derivative::Derivative;
 use super::distribution::Distribution;
@@ -21,6 +21,8 @@ pub const SERIES_STATE_BYTES_MAX: usize = 700;
 
 /// The age at which all counts are halved, so that no counter fills up and what was long ago fades.
 const AGE_MAX: u16 = 32_768;
+/// Ages at which ranges that early outliers left too wide are narrowed.
+const REVIEWS: [u16; 2] = [256, 4_096];
 
 const _: () = assert!(size_of::<SeriesState>() <= SERIES_STATE_BYTES_MAX);
 
@@ -28,7 +30,7 @@ const _: () = assert!(size_of::<SeriesState>() <= SERIES_STATE_BYTES_MAX);
 #[repr(C)]
 #[derive(Clone, Debug)]
 pub struct SeriesState {
-    last_ms: i64,
+    last: Stamp,
     random: u32,
     /// Observations, halved at `AGE_MAX` together with all counts.
     n: u16,
@@ -45,7 +47,7 @@ impl SeriesState {
     /// A state that has seen nothing; `seed` starts the generator of its rounding.
     pub const fn new(seed: u32) -> Self {
         SeriesState {
-            last_ms: 0,
+            last: Stamp::new(),
             random: (seed ^ 2_463_534_242) | 1,
             n: 0,
             signed: false,
@@ -81,27 +83,23 @@ impl SeriesState {
         self.report(Surprisals { forecast, derivative, distribution }, forecasted)
     }
 
-    /// Counts one observation and says how long after the last it came.
+    /// Counts one observation and says how many seconds after the last it came.
     fn advance(&mut self, now_ms: i64) -> f32 {
-        if self.n == 0 {
-            self.last_ms = now_ms;
-        }
         if self.n == AGE_MAX {
-            self.age();
+            self.n /= 2;
+            self.each_histogram(Histogram::halve);
+        } else if REVIEWS.contains(&self.n) {
+            self.each_histogram(Histogram::narrow);
         }
         self.n += 1;
-        let step_s = cadence::step_s(self.last_ms, now_ms);
-        self.last_ms = now_ms;
-        step_s
+        let step_s = self.last.advance(now_ms);
+        if self.n == 1 { 0.0 } else { step_s }
     }
 
-    /// Halves every count, so that what was long ago fades.
-    #[cold]
-    fn age(&mut self) {
-        self.n /= 2;
-        self.distribution.halve();
-        self.derivative.halve();
-        self.residuals.halve();
+    fn each_histogram(&mut self, f: impl Fn(&mut Histogram)) {
+        f(self.distribution.values());
+        f(self.derivative.changes());
+        f(&mut self.residuals);
     }
 
     fn draw(&mut self) -> Draw {
