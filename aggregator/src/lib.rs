@@ -5,8 +5,28 @@
 
 pub mod ca;
 pub mod calendar;
+pub mod clock;
+mod command;
 pub mod config;
+pub mod drive;
+pub mod enroll;
+pub mod http;
 pub mod identity;
 pub mod limits;
+pub mod listen;
+pub mod metrics;
+pub mod notify;
+pub mod outbox;
+pub mod run;
+pub mod schedule;
+pub mod settings;
 pub mod state_folder;
 pub mod store;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Runs the command that `args`, the program's name first, ask for: what the binary does, and what the demo does to start an aggregator.
+pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    command::main_from(args)
+}

@@ -26,23 +26,45 @@ pub const BATCH_RECORDS_MAX: usize = 512;
 pub const CORE_QUEUE_MAX: usize = 512;
 /// Frames that wait to be written to one connection; an agent that does not read that many is disconnected.
 pub const REPLY_QUEUE_MAX: usize = 256;
+/// Bytes of a frame to an agent.
+pub const REPLY_FRAME_BYTES_MAX: usize = vedette_common::limits::FRAME_BYTES_MAX;
+/// How long a handshake, and the first frame after it, may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may be silent; agents send keep-alives more often than that.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the aggregator waits for an agent to read the last words of a connection.
+pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes that an agent may send on a stream before the aggregator has read them: four frames.
+pub const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// Bytes of answers held for an agent until it acknowledges them in QUIC.
+pub const SEND_WINDOW_BYTES: u64 = 64 * 1024;
+/// Handshakes under way, at most; more are turned away before any cryptography.
+pub const HANDSHAKES_MAX: usize = 256;
+/// Handshakes under way from which a newcomer must first prove its address by a QUIC retry.
+pub const HANDSHAKES_UNPROVEN_MAX: usize = 32;
+/// Enrolments under way, at most.
+pub const ENROLMENTS_MAX: usize = 64;
+/// When an agent that came over the limit of connections should try again, milliseconds.
+pub const OVERLOADED_RETRY_MS: u32 = 5_000;
 /// Requests that wait for the store (enrolments, commits, outbox); the sender waits when it is full.
 pub const STORE_QUEUE_MAX: usize = 64;
 /// How long the first record of a batch waits for company before it is committed.
 pub const COMMIT_LINGER: Duration = Duration::from_millis(20);
-/// Journal rows after which the whole core state is written and the journal emptied. Restart replays at most this many.
-pub const JOURNAL_ROWS_MAX: u64 = 20_000;
-/// The whole core state is written at least this often while records arrive.
-pub const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
+/// Pause before a failed commit is tried again.
+pub const COMMIT_RETRY: Duration = Duration::from_secs(1);
 /// How often a new picture of the core is published for the API and the console.
 pub const PUBLISH_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the run loop looks whether another process changed the calendar or the silences.
 pub const OPERATIONS_POLL: Duration = Duration::from_secs(1);
+/// How often recurrences are expanded anew.
+pub const SCHEDULE_RENEWAL: Duration = Duration::from_secs(3_600);
+/// How far back scheduled events are kept, milliseconds: records may come that late.
+pub const SCHEDULE_LOOKBACK_MS: i64 = 2 * 86_400_000;
+/// How often history past its retention is removed.
+pub const HISTORY_SWEEP: Duration = Duration::from_secs(3_600);
 /// How long a graceful stop may take before the process leaves anyway; everything acknowledged is committed by then.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Deliveries that wait in the outbox, at most; the oldest are given up first, counted with reason `outbox_full`.
-pub const OUTBOX_ROWS_MAX: u64 = 100_000;
 /// Deliveries of one notifier read from the outbox at once.
 pub const OUTBOX_BATCH_MAX: usize = 64;
 /// First pause after a failed delivery; it doubles up to [`RETRY_PAUSE_MAX`], with jitter.
@@ -51,8 +73,8 @@ pub const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
 pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// A delivery older than this is given up, counted with reason `expired`.
 pub const DELIVERY_AGE_MAX: Duration = Duration::from_secs(3 * 86_400);
-/// How long one delivery attempt may take.
-pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the outbox is looked at without being woken.
+pub const OUTBOX_POLL: Duration = Duration::from_secs(1);
 /// How often an open alarm is sent to Alertmanager again; its default `resolve_timeout` is five minutes.
 pub const ALERTMANAGER_RESEND: Duration = Duration::from_secs(60);
 /// How long after its last sending Alertmanager should believe an open alarm (`endsAt`), so that one missed sending changes nothing.
@@ -62,5 +84,6 @@ pub const ALERTMANAGER_ALARMS_MAX: usize = 1_000;
 
 const _: () = assert!(SERVER_CERTIFICATE_RENEWAL.as_secs() * 2 <= SERVER_CERTIFICATE_VALIDITY.as_secs());
 const _: () = assert!(ALERTMANAGER_BELIEF.as_secs() >= 3 * ALERTMANAGER_RESEND.as_secs());
+const _: () = assert!(STREAM_WINDOW_BYTES as usize >= 2 * vedette_common::limits::FRAME_BYTES_MAX);
+const _: () = assert!(HANDSHAKES_UNPROVEN_MAX < HANDSHAKES_MAX);
 const _: () = assert!(RETRY_PAUSE_MIN.as_millis() < RETRY_PAUSE_MAX.as_millis());
-const _: () = assert!(JOURNAL_ROWS_MAX as usize > BATCH_RECORDS_MAX);

@@ -12,14 +12,14 @@ use std::path::{Path, PathBuf};
 const FOLDER_MODE: u32 = 0o700;
 /// Permission bits of each file.
 const FILE_MODE: u32 = 0o600;
+/// The file whose lock says that an aggregator is running.
+const LOCK_FILE: &str = "lock";
 
 /// What is wrong with the state folder or a file in it.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// Neither the configuration nor the environment says where state goes.
-    #[error(
-        "no state folder: set `state_dir` in the config, or VEDETTE_AGGREGATOR_STATE, XDG_STATE_HOME or HOME in the environment"
-    )]
+    /// The environment does not say where state goes.
+    #[error("no state folder: set `state_dir` in the config, or VEDETTE_AGGREGATOR_STATE, XDG_STATE_HOME or HOME in the environment")]
     Nowhere,
     /// Group or others may reach what only the owner may.
     #[error(
@@ -32,6 +32,14 @@ pub enum StateError {
         found: u32,
         /// The permission bits it should have.
         wanted: u32,
+    },
+    /// Another process works with this folder.
+    #[error(
+        "{path}: another aggregator is running on this state folder; stop it, or set another `state_dir`"
+    )]
+    Locked {
+        /// The lock's file.
+        path: PathBuf,
     },
     /// The operating system refused.
     #[error("{path}: {source}")]
@@ -57,14 +65,15 @@ pub struct StateFolder {
 }
 
 impl StateFolder {
-    /// The folder used when the config names none: `$VEDETTE_AGGREGATOR_STATE`, else `$XDG_STATE_HOME/vedette-aggregator`,
-    /// else `~/.local/state/vedette-aggregator`.
+    /// The folder used when the config names none: `$VEDETTE_AGGREGATOR_STATE`, else `$STATE_DIRECTORY` (systemd),
+    /// else `$XDG_STATE_HOME/vedette-aggregator`, else `~/.local/state/vedette-aggregator`.
     ///
     /// # Errors
     /// [`StateError::Nowhere`] when none of these variables is set.
     pub fn default_path() -> Result<PathBuf, StateError> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         variable("VEDETTE_AGGREGATOR_STATE")
+            .or_else(|| variable("STATE_DIRECTORY"))
             .or_else(|| variable("XDG_STATE_HOME").map(|base| base.join("vedette-aggregator")))
             .or_else(|| variable("HOME").map(|home| home.join(".local/state/vedette-aggregator")))
             .ok_or(StateError::Nowhere)
@@ -128,6 +137,20 @@ impl StateFolder {
         })?;
         check_mode(&path, FILE_MODE)?;
         Ok(path)
+    }
+
+    /// Keeps other aggregators out of this folder for as long as the returned file is open, whatever ends the process.
+    ///
+    /// # Errors
+    /// [`StateError::Locked`] when another one is running.
+    pub fn lock(&self) -> Result<File, StateError> {
+        let path = self.reserve(LOCK_FILE)?;
+        let file = File::open(&path).map_err(StateError::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(fs::TryLockError::WouldBlock) => Err(StateError::Locked { path }),
+            Err(fs::TryLockError::Error(source)) => Err(StateError::Io { path, source }),
+        }
     }
 
     /// Removes the file `name`; a missing file is no error.
@@ -202,6 +225,16 @@ mod tests {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let error = StateFolder::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains("mode 0755") && error.contains("chmod 700"), "{error}");
+    }
+
+    #[test]
+    fn one_aggregator_at_a_time() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = StateFolder::open(&base.path().join("state")).unwrap();
+        let lock = folder.lock().unwrap();
+        assert!(folder.lock().unwrap_err().to_string().contains("another aggregator is running"));
+        drop(lock);
+        folder.lock().unwrap();
     }
 
     #[test]

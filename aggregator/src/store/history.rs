@@ -62,6 +62,20 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// The last state of incidents that are open, the latest first, `limit` at most.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn open_incidents(&self, limit: usize) -> Result<Vec<Incident>, StoreError> {
+        let sql = format!(
+            "SELECT {INCIDENT_COLUMNS} FROM incidents WHERE state = 'open' AND number IN
+             (SELECT max(number) FROM incidents GROUP BY id) ORDER BY number DESC LIMIT ?1"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let rows = statement.query_map([row_limit(limit)], incident_row)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     /// The ledger entries of the incident `id`, the first first.
     ///
     /// # Errors

@@ -1,27 +1,27 @@
 //! The store: one SQLite database in WAL mode that holds everything that must survive. The only place that names rusqlite.
 //! It owns durability: what [`Store::commit`] returned from is on the disk (`synchronous = FULL`), so an acknowledgement may follow.
 //! It must never judge or interpret bodies: alarms, ledger entries and core state are JSON that others define.
-//! The hard case is a kill between any two lines: records, the effects they had and the positions of the sessions share one transaction,
-//! and a restart replays the journal over the last picture of the core, ignoring effects that are already here.
+//! The hard case is a kill between any two lines: the parts of the core that a record changed, the session's position among them,
+//! and what followed from it share one transaction, and everything else happens after it.
 
 mod commit;
 mod history;
 mod operations;
 mod outbox;
 mod schema;
+mod thread;
 mod tokens;
-mod writer;
 
 use std::time::Duration;
 
 use rusqlite::Connection;
 
-pub use commit::{Batch, CoreState, JournalKind, JournalRow, Recovered, StoredState};
+pub use commit::{Batch, Notified, StoredPart, StoredState};
 pub use history::{Incident, LedgerRow};
 pub use operations::{CalendarFile, SilenceRow, Versions};
 pub use outbox::{Delivery, Outcome};
+pub use thread::{StoreClosed, StoreHandle, StoreThread};
 pub use tokens::{EnrolledAgent, Grant, NewToken, TokenError};
-pub use writer::{StoreClosed, StoreHandle, Writer};
 
 use crate::state_folder::{StateError, StateFolder};
 

@@ -8,48 +8,25 @@ use super::StoreError;
 
 /// Step n brings the schema from version n to n + 1.
 const STEPS: &[&str] = &["
-    -- Inputs accepted since the last picture of the core, in order. `now` of a row is when the core saw it.
-    CREATE TABLE journal (
-        position INTEGER PRIMARY KEY,
-        mono_ms INTEGER NOT NULL,
-        wall_ms INTEGER NOT NULL,
-        kind INTEGER NOT NULL,
-        source TEXT NOT NULL,
-        body BLOB NOT NULL
-    ) STRICT;
-    -- The picture of the core; the journal continues after `position`.
-    CREATE TABLE core_state (
-        id INTEGER PRIMARY KEY CHECK (id = 1),
-        position INTEGER NOT NULL,
-        mono_ms INTEGER NOT NULL,
-        wall_ms INTEGER NOT NULL,
+    -- The core's state in the parts that it names: sessions, regions, windows, incidents, what was learned.
+    CREATE TABLE core_parts (
+        key TEXT PRIMARY KEY,
         body TEXT NOT NULL
-    ) STRICT;
-    -- How far each lane of each agent's boot is committed: what was acknowledged.
-    CREATE TABLE sessions (
-        agent TEXT NOT NULL,
-        boot TEXT NOT NULL,
-        lane TEXT NOT NULL,
-        through INTEGER NOT NULL,
-        PRIMARY KEY (agent, boot, lane)
     ) STRICT, WITHOUT ROWID;
     -- Every state that an incident entered.
     CREATE TABLE incidents (
-        number INTEGER PRIMARY KEY,
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL,
         state TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        at TEXT NOT NULL,
         written_ms INTEGER NOT NULL,
-        body TEXT NOT NULL,
-        UNIQUE (id, state, at)
+        body TEXT NOT NULL
     ) STRICT;
+    CREATE INDEX incidents_id ON incidents (id);
     CREATE INDEX incidents_written ON incidents (written_ms);
     -- Every decision not to notify, with its evidence.
     CREATE TABLE ledger (
-        number INTEGER PRIMARY KEY,
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL,
-        digest BLOB NOT NULL UNIQUE,
         written_ms INTEGER NOT NULL,
         body TEXT NOT NULL
     ) STRICT;

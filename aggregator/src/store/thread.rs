@@ -24,11 +24,11 @@ pub struct StoreHandle {
 
 /// The store's thread.
 #[derive(Debug)]
-pub struct Writer {
+pub struct StoreThread {
     thread: JoinHandle<()>,
 }
 
-impl Writer {
+impl StoreThread {
     /// Starts the thread.
     ///
     /// # Errors

@@ -1,0 +1,56 @@
+//! The command line: which commands there are, what each takes, and how its end becomes an exit code.
+//! It must never hold the work of a command; each has a file. Exit codes: 0 done, 1 a problem with the input or config, 2 wrong usage.
+//! The hard case is an error for people: it goes to standard error, with its causes, and standard output stays data.
+
+mod ca;
+mod run;
+mod token;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Judges what agents report from many regions and pages people only for malfunctions.
+#[derive(Debug, Parser)]
+#[command(name = "vedette-aggregator", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Receive from agents, judge, notify; serve the console and the API.
+    Run(run::Arguments),
+    /// Enrolment tokens.
+    #[command(subcommand)]
+    Token(token::Command),
+    /// The certificate authority.
+    #[command(subcommand)]
+    Ca(ca::Command),
+}
+
+/// Runs the command that `args`, the program's name first, ask for.
+pub(crate) fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(args) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help goes to standard output with code 0, wrong usage to standard error with code 2.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let result = match arguments.command {
+        Command::Run(arguments) => run::run(arguments),
+        Command::Token(command) => token::run(command),
+        Command::Ca(command) => ca::run(command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vedette-aggregator: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! `run`: reads the config, sets up the log, and runs the aggregator until it is told to stop.
+//! It must never log to standard output, which belongs to the alarms. The hard case is a bad config: every mistake is told, nothing starts.
+
+use std::io;
+use std::path::PathBuf;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, Log, LogFormat};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// TOML file; without one, the defaults.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let config = Config::load(arguments.config.as_deref())?;
+    start_log(&config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(crate::run::run(arguments.config, config));
+    // A notifier may sit in a slow request; the outbox knows what it did not finish.
+    runtime.shutdown_background();
+    result
+}
+
+/// A second start in one process, as in tests, keeps the first log.
+fn start_log(log: &Log) {
+    let filter = EnvFilter::new(log.level.as_str());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let _ = match log.format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}

@@ -1,0 +1,545 @@
+//! Listening on QUIC: one UDP port, one connection an agent, one bidirectional stream of frames. The only file here that names quinn.
+//! It must never let an unverified peer reach the core: the data protocol needs a certificate of our CA whose key is the agent's latest.
+//! The hard case is the end of a connection. A peer that breaks the protocol is told why and cut off; a graceful stop reads no more,
+//! but still writes every answer that the core owes before it closes.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
+use quinn::{Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream, VarInt};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::timeout;
+use vedette_aggregator_core::AllowedRegions;
+use vedette_common::wire::{self, Enroll, Refuse, RefuseReason, WireError};
+
+use super::tls::{ALPN_DATA, ALPN_ENROLL, TlsError, server_config};
+use super::{AgentMessage, FrameBuffer, Input, Reception, Replies, encode, stopped};
+use crate::ca::Authority;
+use crate::identity::Identity;
+use crate::limits::{
+    ENROLMENTS_MAX, FAREWELL_TIMEOUT, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, HANDSHAKES_UNPROVEN_MAX,
+    IDLE_TIMEOUT, OVERLOADED_RETRY_MS, REPLY_QUEUE_MAX, SEND_WINDOW_BYTES, STREAM_WINDOW_BYTES,
+};
+use crate::metrics::Tally;
+
+/// TLS alerts by which a handshake tells what was wrong with a certificate (RFC 8446, section 6).
+const ALERT_BAD_CERTIFICATE: u8 = 42;
+const ALERT_CERTIFICATE_EXPIRED: u8 = 45;
+const ALERT_UNKNOWN_CA: u8 = 48;
+const ALERT_DECRYPT_ERROR: u8 = 51;
+
+/// Why the port cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}/udp: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// TLS lacks the cipher that QUIC begins with.
+    #[error("QUIC cannot use this TLS configuration: {0}")]
+    Cipher(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
+}
+
+/// Why a connection ended. The peer gets the words.
+#[derive(Debug, thiserror::Error)]
+enum Ending {
+    #[error("the peer went away")]
+    Gone,
+    #[error("nothing was sent in time")]
+    Slow,
+    #[error("the data protocol needs a client certificate; enrol first")]
+    NoCertificate,
+    #[error("the certificate is of our CA, but names no agent: {0}")]
+    NoIdentity(#[from] crate::identity::IdentityError),
+    #[error("the agent has enrolled with another key since")]
+    OldKey,
+    #[error("the first frame must be the birth of the agent that the certificate names")]
+    WrongIdentity,
+    #[error("bad frame: {0}")]
+    BadFrame(#[from] WireError),
+    #[error("the stream ends inside a frame")]
+    CutOff,
+    #[error("too many agents are connected; try again later")]
+    Overloaded,
+    #[error("the agent has connected again, or does not read its answers")]
+    LetGo,
+    #[error("the aggregator is stopping")]
+    Stopping,
+}
+
+impl Ending {
+    /// The name for the counter.
+    const fn reason(&self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Slow => "slow",
+            Self::NoCertificate => "no_certificate",
+            Self::NoIdentity(_) => "no_identity",
+            Self::OldKey => "old_key",
+            Self::WrongIdentity => "wrong_identity",
+            Self::BadFrame(_) => "bad_frame",
+            Self::CutOff => "cut_off",
+            Self::Overloaded => "overloaded",
+            Self::LetGo => "let_go",
+            Self::Stopping => "stopping",
+        }
+    }
+
+    /// The application's error code in QUIC: 0 for an end without fault, 1 when trying again at once is of no use, 2 when it is.
+    const fn code(&self) -> VarInt {
+        match self {
+            Self::Gone | Self::Stopping => VarInt::from_u32(0),
+            Self::Slow | Self::Overloaded | Self::LetGo => VarInt::from_u32(2),
+            _ => VarInt::from_u32(1),
+        }
+    }
+
+    /// What the agent is told in our own protocol before the end, if anything.
+    const fn refusal(&self) -> Option<Refuse> {
+        let (reason, retry_after_ms) = match self {
+            Self::Overloaded => (RefuseReason::Overloaded, OVERLOADED_RETRY_MS),
+            Self::WrongIdentity | Self::OldKey | Self::NoIdentity(_) => (RefuseReason::WrongIdentity, 0),
+            _ => return None,
+        };
+        Some(Refuse { reason, key: None, retry_after_ms })
+    }
+}
+
+/// The listening socket.
+#[derive(Debug)]
+pub struct QuicListener {
+    endpoint: Endpoint,
+    stop: watch::Sender<bool>,
+    shared: Arc<Shared>,
+}
+
+/// What the tasks of one listener share.
+#[derive(Debug)]
+struct Shared {
+    reception: Reception,
+    handshakes: Arc<Semaphore>,
+    enrolments: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    next_connection: AtomicU64,
+    stopping: watch::Receiver<bool>,
+}
+
+impl QuicListener {
+    /// Binds `address` and shows certificates of the reception's CA; [`QuicListener::serve`] then takes connections.
+    ///
+    /// # Errors
+    /// [`ListenError`] when the address cannot be bound or TLS not be set up.
+    pub fn bind(address: SocketAddr, reception: Reception) -> Result<Self, ListenError> {
+        let config = quic_config(&reception.enroller.authority())?;
+        let failed = |source| ListenError::Bind { address, source };
+        let socket = UdpSocket::bind(address).map_err(failed)?;
+        let endpoint = Endpoint::new(
+            quinn::EndpointConfig::default(),
+            Some(config),
+            socket,
+            Arc::new(quinn::TokioRuntime),
+        )
+        .map_err(failed)?;
+        let (stop, stopping) = watch::channel(false);
+        let shared = Shared {
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            enrolments: Arc::new(Semaphore::new(ENROLMENTS_MAX)),
+            connections: Arc::new(Semaphore::new(reception.connections_max)),
+            next_connection: AtomicU64::new(1),
+            stopping,
+            reception,
+        };
+        Ok(Self { endpoint, stop, shared: Arc::new(shared) })
+    }
+
+    /// The address that is listened on.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// Shows certificates of `authority` to new connections; the present ones go on.
+    ///
+    /// # Errors
+    /// [`ListenError`] when TLS cannot be set up; nothing changes then.
+    pub fn renew(&self, authority: &Authority) -> Result<(), ListenError> {
+        self.endpoint.set_server_config(Some(quic_config(authority)?));
+        Ok(())
+    }
+
+    /// Takes connections until [`QuicListener::stop`].
+    pub async fn serve(&self) {
+        let mut stopping = self.shared.stopping.clone();
+        loop {
+            let incoming = tokio::select! {
+                () = stopped(&mut stopping) => break,
+                incoming = self.endpoint.accept() => incoming,
+            };
+            let Some(incoming) = incoming else { break };
+            self.receive(incoming);
+        }
+    }
+
+    /// Takes no more connections and reads no more frames; answers that the core still gives are written.
+    pub fn stop(&self) {
+        self.endpoint.set_server_config(None);
+        self.stop.send_replace(true);
+    }
+
+    /// Waits until every connection has ended, [`FAREWELL_TIMEOUT`] at most.
+    pub async fn finish(self) {
+        let Self { endpoint, stop: _stop, shared } = self;
+        drop(shared);
+        let _ = timeout(FAREWELL_TIMEOUT, endpoint.wait_idle()).await;
+    }
+
+    fn receive(&self, incoming: Incoming) {
+        let metrics = &self.shared.reception.metrics;
+        let Ok(permit) = Arc::clone(&self.shared.handshakes).try_acquire_owned() else {
+            metrics.count(Tally::Handshake, "turned_away");
+            return incoming.refuse();
+        };
+        let under_way = HANDSHAKES_MAX - self.shared.handshakes.available_permits();
+        if under_way > HANDSHAKES_UNPROVEN_MAX && incoming.may_retry() {
+            metrics.count(Tally::Handshake, "address_unproven");
+            let _ = incoming.retry();
+            return;
+        }
+        tokio::spawn(Arc::clone(&self.shared).connect(incoming, permit));
+    }
+}
+
+impl Shared {
+    /// The life of one connection.
+    async fn connect(self: Arc<Self>, incoming: Incoming, permit: OwnedSemaphorePermit) {
+        let metrics = &self.reception.metrics;
+        let connection = match timeout(HANDSHAKE_TIMEOUT, incoming).await {
+            Err(_) => return metrics.count(Tally::Handshake, "slow"),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "handshake failed");
+                return metrics.count(Tally::Handshake, handshake_failure(&error));
+            }
+            Ok(Ok(connection)) => connection,
+        };
+        metrics.count(Tally::Handshake, "done");
+        drop(permit);
+        let ending = match chosen_protocol(&connection).as_deref() {
+            Some(ALPN_DATA) => self.carry_data(&connection).await,
+            Some(ALPN_ENROLL) => self.enroll(&connection).await,
+            // TLS itself refuses a peer that offers neither.
+            _ => Err(Ending::NoCertificate),
+        };
+        let ending = ending.err().unwrap_or(Ending::Gone);
+        metrics.count(Tally::Closed, ending.reason());
+        tracing::debug!(peer = %connection.remote_address(), reason = %ending, "connection ended");
+        connection.close(ending.code(), ending.to_string().as_bytes());
+    }
+
+    /// The data protocol.
+    async fn carry_data(&self, connection: &Connection) -> Result<(), Ending> {
+        let identity = verified_identity(connection)?;
+        let (mut send, receive) = accept_stream(connection).await?;
+        let result = self.carry_stream(&identity, &mut send, receive).await;
+        if let Err(refuse) = result.as_ref().map_err(Ending::refusal) {
+            if let Some(refuse) = refuse {
+                self.reception.metrics.count(Tally::Refused, refuse.reason.as_str());
+            }
+            say_farewell(&mut send, refuse).await;
+        }
+        result
+    }
+
+    async fn carry_stream(
+        &self,
+        identity: &Identity,
+        send: &mut SendStream,
+        receive: RecvStream,
+    ) -> Result<(), Ending> {
+        if !self.reception.enroller.is_current(identity) {
+            return Err(Ending::OldKey);
+        }
+        let permit = Arc::clone(&self.connections).try_acquire_owned().map_err(|_| Ending::Overloaded)?;
+        let mut frames = Frames::new(receive, self.reception.clone());
+        let first = timeout(HANDSHAKE_TIMEOUT, frames.next()).await.map_err(|_| Ending::Slow)??;
+        let birth = first.ok_or(Ending::Gone)?;
+        if !matches!(&*birth, AgentMessage::Birth(birth) if birth.agent == identity.agent) {
+            return Err(Ending::WrongIdentity);
+        }
+        let _gauge = Raised::new(&self.reception.metrics.connections);
+        let link = Link::open(self, identity).await?;
+        let result = link.carry(birth, frames, send).await;
+        drop(permit);
+        result
+    }
+
+    /// The enrolment protocol: one request, one answer.
+    async fn enroll(&self, connection: &Connection) -> Result<(), Ending> {
+        let metrics = &self.reception.metrics;
+        let (mut send, receive) = accept_stream(connection).await?;
+        let Ok(_permit) = self.enrolments.try_acquire() else {
+            metrics.count(Tally::Enrolment, RefuseReason::Overloaded.as_str());
+            let refuse =
+                Refuse { reason: RefuseReason::Overloaded, key: None, retry_after_ms: OVERLOADED_RETRY_MS };
+            say_farewell(&mut send, Some(refuse)).await;
+            return Err(Ending::Overloaded);
+        };
+        let request = timeout(HANDSHAKE_TIMEOUT, self.read_request(receive)).await;
+        let request = request.map_err(|_| Ending::Slow)??;
+        match self.reception.enroller.enroll(&request).await {
+            Ok(enrolled) => {
+                metrics.count(Tally::Enrolment, "done");
+                say_farewell(&mut send, Some(enrolled)).await;
+            }
+            Err(error) => {
+                let reason = error.refusal();
+                metrics.count(Tally::Enrolment, reason.as_str());
+                tracing::warn!(peer = %connection.remote_address(), %error, "enrolment refused");
+                let retry_after_ms = if reason == RefuseReason::Overloaded { OVERLOADED_RETRY_MS } else { 0 };
+                say_farewell(&mut send, Some(Refuse { reason, key: None, retry_after_ms })).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_request(&self, mut receive: RecvStream) -> Result<Box<Enroll>, Ending> {
+        let mut buffer = FrameBuffer::default();
+        loop {
+            match buffer.next(|frame| wire::decode::<Enroll>(frame).map(Box::new)) {
+                Ok(Some(request)) => return Ok(request),
+                Ok(None) => {}
+                Err(error) => {
+                    self.reception.count_bad_frame(&error);
+                    return Err(error.into());
+                }
+            }
+            let chunk = receive.read_chunk(STREAM_WINDOW_BYTES as usize, true).await;
+            let chunk = chunk.map_err(|_| Ending::Gone)?.ok_or(Ending::CutOff)?;
+            buffer.extend(&chunk.bytes);
+        }
+    }
+}
+
+/// The data connection of one agent, known to the core's task.
+struct Link<'s> {
+    shared: &'s Shared,
+    identity: &'s Identity,
+    regions: Arc<AllowedRegions>,
+    connection: u64,
+    answers: mpsc::Receiver<Vec<u8>>,
+}
+
+impl<'s> Link<'s> {
+    async fn open(shared: &'s Shared, identity: &'s Identity) -> Result<Self, Ending> {
+        let (replies, answers) = mpsc::channel(REPLY_QUEUE_MAX);
+        let connection = shared.next_connection.fetch_add(1, Ordering::Relaxed);
+        let opened =
+            Input::Opened { agent: identity.agent.clone(), connection, replies: Replies::new(replies) };
+        shared.reception.inputs.send(opened).await.map_err(|_| Ending::Stopping)?;
+        let regions = Arc::new(AllowedRegions::from(&identity.regions));
+        Ok(Self { shared, identity, regions, connection, answers })
+    }
+
+    /// Passes frames to the core and answers back until either side ends.
+    async fn carry(
+        mut self,
+        birth: Box<AgentMessage>,
+        mut frames: Frames,
+        send: &mut SendStream,
+    ) -> Result<(), Ending> {
+        self.pass(birth).await?;
+        let mut stopping = self.shared.stopping.clone();
+        let result = {
+            let mut answers = pin!(write_answers(&mut self.answers, send));
+            let mut read = pin!(read_frames(
+                &self.shared.reception.inputs,
+                &self.identity.agent,
+                self.connection,
+                &self.regions,
+                &mut frames
+            ));
+            tokio::select! {
+                result = &mut read => result,
+                result = &mut answers => result,
+                () = stopped(&mut stopping) => {
+                    // Nothing more is read; what the core still owes is written.
+                    let _ = timeout(crate::limits::STOP_TIMEOUT, answers).await;
+                    return Err(Ending::Stopping);
+                }
+            }
+        };
+        let closed = Input::Closed { agent: self.identity.agent.clone(), connection: self.connection };
+        let _ = self.shared.reception.inputs.send(closed).await;
+        result
+    }
+
+    async fn pass(&self, message: Box<AgentMessage>) -> Result<(), Ending> {
+        let inputs = &self.shared.reception.inputs;
+        pass(inputs, &self.identity.agent, self.connection, &self.regions, message).await
+    }
+}
+
+async fn pass(
+    inputs: &mpsc::Sender<Input>,
+    agent: &vedette_common::AgentId,
+    connection: u64,
+    regions: &Arc<AllowedRegions>,
+    message: Box<AgentMessage>,
+) -> Result<(), Ending> {
+    let received =
+        Input::Received { agent: agent.clone(), connection, regions: Arc::clone(regions), message };
+    inputs.send(received).await.map_err(|_| Ending::Stopping)
+}
+
+async fn read_frames(
+    inputs: &mpsc::Sender<Input>,
+    agent: &vedette_common::AgentId,
+    connection: u64,
+    regions: &Arc<AllowedRegions>,
+    frames: &mut Frames,
+) -> Result<(), Ending> {
+    while let Some(message) = frames.next().await? {
+        if matches!(&*message, AgentMessage::Birth(birth) if birth.agent != *agent) {
+            return Err(Ending::WrongIdentity);
+        }
+        pass(inputs, agent, connection, regions, message).await?;
+    }
+    Ok(())
+}
+
+/// Writes answers until the core's task lets go of the connection.
+async fn write_answers(answers: &mut mpsc::Receiver<Vec<u8>>, send: &mut SendStream) -> Result<(), Ending> {
+    while let Some(frame) = answers.recv().await {
+        send.write_all(&frame).await.map_err(|_| Ending::Gone)?;
+    }
+    Err(Ending::LetGo)
+}
+
+/// Frames of one agent's stream.
+struct Frames {
+    receive: RecvStream,
+    buffer: FrameBuffer,
+    reception: Reception,
+}
+
+impl Frames {
+    fn new(receive: RecvStream, reception: Reception) -> Self {
+        Self { receive, buffer: FrameBuffer::default(), reception }
+    }
+
+    /// The next frame; none when the agent has ended the stream between two frames.
+    async fn next(&mut self) -> Result<Option<Box<AgentMessage>>, Ending> {
+        loop {
+            match self.buffer.next(|frame| AgentMessage::decode(frame).map(Box::new)) {
+                Ok(Some(message)) => {
+                    self.reception.metrics.count(Tally::Frame, message.name());
+                    return Ok(Some(message));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.reception.count_bad_frame(&error);
+                    return Err(error.into());
+                }
+            }
+            match self.receive.read_chunk(STREAM_WINDOW_BYTES as usize, true).await {
+                Ok(Some(chunk)) => self.buffer.extend(&chunk.bytes),
+                Ok(None) if self.buffer.is_empty() => return Ok(None),
+                Ok(None) => {
+                    let error = WireError::Truncated { have: 0, need: 1 };
+                    self.reception.count_bad_frame(&error);
+                    return Err(Ending::CutOff);
+                }
+                Err(_) => return Err(Ending::Gone),
+            }
+        }
+    }
+}
+
+/// Counts one up in a gauge for as long as it lives.
+struct Raised<'g>(&'g prometheus_client::metrics::gauge::Gauge);
+
+impl<'g> Raised<'g> {
+    fn new(gauge: &'g prometheus_client::metrics::gauge::Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+async fn accept_stream(connection: &Connection) -> Result<(SendStream, RecvStream), Ending> {
+    let accepted = timeout(HANDSHAKE_TIMEOUT, connection.accept_bi()).await.map_err(|_| Ending::Slow)?;
+    accepted.map_err(|_| Ending::Gone)
+}
+
+/// Sends the last message, if any, and waits a little until the peer has it: closing at once could outrun it.
+async fn say_farewell<M: wire::Message>(send: &mut SendStream, message: Option<M>) {
+    let Some(frame) = message.and_then(|message| encode(&message).ok()) else { return };
+    let farewell = async {
+        send.write_all(&frame).await.ok()?;
+        send.finish().ok()?;
+        send.stopped().await.ok()
+    };
+    let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
+}
+
+fn chosen_protocol(connection: &Connection) -> Option<Vec<u8>> {
+    connection.handshake_data()?.downcast::<HandshakeData>().ok()?.protocol
+}
+
+fn verified_identity(connection: &Connection) -> Result<Identity, Ending> {
+    let chain =
+        connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let leaf = chain.and_then(|chain| chain.into_iter().next()).ok_or(Ending::NoCertificate)?;
+    Ok(Identity::from_certificate(&leaf)?)
+}
+
+/// QUIC carries a TLS alert as 0x100 plus its number (RFC 9001, section 4.8).
+fn handshake_failure(error: &ConnectionError) -> &'static str {
+    let alert = match error {
+        ConnectionError::TransportError(error) => u64::from(error.code).checked_sub(0x100),
+        ConnectionError::TimedOut => return "slow",
+        _ => return "broken_off",
+    };
+    match alert.and_then(|alert| u8::try_from(alert).ok()) {
+        Some(ALERT_CERTIFICATE_EXPIRED) => "certificate_expired",
+        Some(ALERT_UNKNOWN_CA) => "certificate_foreign",
+        Some(ALERT_BAD_CERTIFICATE | ALERT_DECRYPT_ERROR) => "certificate_bad",
+        _ => "failed",
+    }
+}
+
+fn quic_config(authority: &Authority) -> Result<quinn::ServerConfig, ListenError> {
+    let tls = server_config(authority, SystemTime::now())?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+    let mut transport = quinn::TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .send_window(SEND_WINDOW_BYTES)
+        .datagram_receive_buffer_size(None)
+        .keep_alive_interval(Some(Duration::from_secs(20)))
+        .max_idle_timeout(quinn::IdleTimeout::try_from(IDLE_TIMEOUT).ok());
+    config.transport_config(Arc::new(transport));
+    config.max_incoming(HANDSHAKES_MAX);
+    Ok(config)
+}

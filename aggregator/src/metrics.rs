@@ -1,0 +1,176 @@
+//! Every counter and gauge of the shell, and the page that Prometheus reads.
+//! It must never carry an unbounded label: reasons and outcomes come from fixed sets, notifiers from the config.
+//! The hard case is a counter that has not moved yet: it is absent until it does, as Prometheus expects of labelled counters.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// One label with a value from a fixed set.
+type Label = [(&'static str, &'static str); 1];
+/// A notifier from the config and an outcome.
+type NotifierLabels = [(&'static str, String); 2];
+
+/// The metrics of one aggregator; clones count into the same.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Data connections that are open.
+    pub connections: Gauge,
+    /// Agents whose data connection is open.
+    pub agents_connected: Gauge,
+    /// Batches committed.
+    pub commits: Counter,
+    /// How long commits took, seconds.
+    pub commit_seconds: Histogram,
+    /// Records and effects whose commit failed and is tried again.
+    pub commit_failures: Counter,
+    /// Inputs that wait for the core.
+    pub core_queue: Gauge,
+    /// Deliveries that wait in the outbox.
+    pub outbox_rows: Gauge,
+    handshakes: Family<Label, Counter>,
+    frames: Family<Label, Counter>,
+    bad_frames: Family<Label, Counter>,
+    closed: Family<Label, Counter>,
+    refused: Family<Label, Counter>,
+    enrolments: Family<Label, Counter>,
+    states: Family<Label, Counter>,
+    deliveries: Family<NotifierLabels, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            connections: Gauge::default(),
+            agents_connected: Gauge::default(),
+            commits: Counter::default(),
+            commit_seconds: Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]),
+            commit_failures: Counter::default(),
+            core_queue: Gauge::default(),
+            outbox_rows: Gauge::default(),
+            handshakes: Family::default(),
+            frames: Family::default(),
+            bad_frames: Family::default(),
+            closed: Family::default(),
+            refused: Family::default(),
+            enrolments: Family::default(),
+            states: Family::default(),
+            deliveries: Family::default(),
+        }
+    }
+}
+
+/// The names of the labelled counters that take one value from a fixed set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tally {
+    /// Handshakes, by outcome.
+    Handshake,
+    /// Good frames, by kind.
+    Frame,
+    /// Bad frames, by reason.
+    BadFrame,
+    /// Ended connections, by reason.
+    Closed,
+    /// Refused records and connections, by reason.
+    Refused,
+    /// Enrolments, by outcome.
+    Enrolment,
+    /// States that incidents entered, by state.
+    State,
+}
+
+impl Metrics {
+    fn family(&self, tally: Tally) -> (&Family<Label, Counter>, &'static str) {
+        match tally {
+            Tally::Handshake => (&self.handshakes, "outcome"),
+            Tally::Frame => (&self.frames, "kind"),
+            Tally::BadFrame => (&self.bad_frames, "reason"),
+            Tally::Closed => (&self.closed, "reason"),
+            Tally::Refused => (&self.refused, "reason"),
+            Tally::Enrolment => (&self.enrolments, "outcome"),
+            Tally::State => (&self.states, "state"),
+        }
+    }
+
+    /// Counts one.
+    pub fn count(&self, tally: Tally, value: &'static str) {
+        let (family, label) = self.family(tally);
+        family.get_or_create(&[(label, value)]).inc();
+    }
+
+    /// How often that was counted.
+    #[must_use]
+    pub fn counted(&self, tally: Tally, value: &'static str) -> u64 {
+        let (family, label) = self.family(tally);
+        family.get(&[(label, value)]).map_or(0, |counter| counter.get())
+    }
+
+    /// Counts deliveries of a notifier: `delivered`, `failed`, `given_up` or `outbox_full`.
+    pub fn count_deliveries(&self, notifier: &str, outcome: &str, count: u64) {
+        let labels = [("notifier", notifier.to_owned()), ("outcome", outcome.to_owned())];
+        self.deliveries.get_or_create(&labels).inc_by(count);
+    }
+
+    /// A page that reads these metrics.
+    #[must_use]
+    pub fn page(&self) -> MetricsPage {
+        let mut registry = Registry::with_prefix("vedette_aggregator");
+        registry.register("connections", "Data connections that are open", self.connections.clone());
+        registry.register(
+            "agents_connected",
+            "Agents with an open data connection",
+            self.agents_connected.clone(),
+        );
+        registry.register("commits", "Batches committed to the store", self.commits.clone());
+        registry.register("commit_seconds", "Duration of commits", self.commit_seconds.clone());
+        registry.register("commit_failures", "Commits that failed", self.commit_failures.clone());
+        registry.register("core_queue", "Inputs that wait for the core", self.core_queue.clone());
+        registry.register("outbox_rows", "Deliveries that wait in the outbox", self.outbox_rows.clone());
+        registry.register("handshakes", "Handshakes by outcome", self.handshakes.clone());
+        registry.register("frames", "Good frames by kind", self.frames.clone());
+        registry.register("bad_frames", "Bad frames by reason", self.bad_frames.clone());
+        registry.register("connections_closed", "Ended connections by reason", self.closed.clone());
+        registry.register("refused", "Refused records and connections by reason", self.refused.clone());
+        registry.register("enrolments", "Enrolments by outcome", self.enrolments.clone());
+        registry.register("incident_states", "States that incidents entered", self.states.clone());
+        registry.register("deliveries", "Deliveries by notifier and outcome", self.deliveries.clone());
+        MetricsPage { registry: Mutex::new(registry) }
+    }
+}
+
+/// The text page of all metrics.
+pub struct MetricsPage {
+    registry: Mutex<Registry>,
+}
+
+impl fmt::Debug for MetricsPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetricsPage").finish_non_exhaustive()
+    }
+}
+
+impl MetricsPage {
+    /// The content type that [`MetricsPage::render`] is to be served with.
+    pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+    /// Adds a source of metrics that is asked at each reading.
+    pub fn add(&self, collector: Box<dyn prometheus_client::collector::Collector>) {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(collector);
+    }
+
+    /// The page.
+    ///
+    /// # Errors
+    /// Only when a collector fails to write its numbers.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Ok(text)
+    }
+}

@@ -1,0 +1,88 @@
+//! Alertmanager: alarms as alerts of its API v2, sent again while they are open because it forgets what it is not told again.
+//! It must never claim that an alarm ended that did not. The hard case is an alarm whose labels changed while it was open: Alertmanager
+//! takes it for another alert, and the former one ends by itself, since each sending is believed for a few minutes only.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use vedette_aggregator_core::{Alarm, IncidentState, Instant};
+use vedette_common::WallMs;
+
+use super::{Failure, http_agent, judge_status};
+use crate::config::Alertmanager;
+use crate::enroll::unix_ms;
+use crate::limits::ALERTMANAGER_BELIEF;
+
+/// One Alertmanager.
+#[derive(Debug)]
+pub struct AlertmanagerNotifier {
+    name: String,
+    url: String,
+    labels: BTreeMap<String, String>,
+    agent: ureq::Agent,
+}
+
+/// An alert as the API takes it.
+#[derive(Debug, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+struct Alert {
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<&'static str, String>,
+    starts_at: Instant,
+    ends_at: Instant,
+}
+
+impl AlertmanagerNotifier {
+    /// The Alertmanager `name` of the config.
+    #[must_use]
+    pub fn new(name: &str, alertmanager: &Alertmanager) -> Self {
+        Self {
+            name: format!("alertmanager.{name}"),
+            url: format!("{}/api/v2/alerts", alertmanager.url.trim_end_matches('/')),
+            labels: alertmanager.labels.clone(),
+            agent: http_agent(Duration::from_secs(alertmanager.timeout_s.into())),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Posts alarm objects as alerts, in one request.
+    pub(super) fn send<'b>(&self, bodies: impl IntoIterator<Item = &'b str>) -> Result<(), Failure> {
+        let alarms: Result<Vec<Alarm>, _> = bodies.into_iter().map(serde_json::from_str).collect();
+        let alarms = alarms.map_err(|error| Failure::Final(format!("not an alarm: {error}")))?;
+        let now_ms = unix_ms(SystemTime::now());
+        let alerts: Vec<Alert> = alarms.iter().map(|alarm| self.alert(alarm, now_ms)).collect();
+        let body = serde_json::to_string(&alerts).map_err(|error| Failure::Final(error.to_string()))?;
+        judge_status(self.agent.post(&self.url).content_type("application/json").send(&body))
+    }
+
+    fn alert(&self, alarm: &Alarm, now_ms: i64) -> Alert {
+        let belief_ms = i64::try_from(ALERTMANAGER_BELIEF.as_millis()).unwrap_or(i64::MAX);
+        let open_until = Instant(WallMs(now_ms.saturating_add(belief_ms)));
+        Alert {
+            labels: self.labels(alarm),
+            annotations: BTreeMap::from([("summary", alarm.summary.clone())]),
+            starts_at: alarm.started_at,
+            ends_at: if alarm.state == IncidentState::Open { open_until } else { alarm.at },
+        }
+    }
+
+    /// A dimension without names means all, and stays out of the labels.
+    fn labels(&self, alarm: &Alarm) -> BTreeMap<String, String> {
+        let mut labels = self.labels.clone();
+        let own = [
+            ("alertname", format!("vedette_{}", alarm.kind.as_str())),
+            ("severity", alarm.severity.as_str().to_owned()),
+            ("region", alarm.scope.region.join(",")),
+            ("device", alarm.scope.device.join(",")),
+            ("stack", alarm.scope.stack.join(",")),
+            ("id", alarm.id.clone()),
+        ];
+        let own = own.into_iter().filter(|(_, value)| !value.is_empty());
+        labels.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        labels
+    }
+}
