@@ -19,7 +19,9 @@ const LOCK_FILE: &str = "lock";
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The environment does not say where state goes.
-    #[error("no state folder: set `state_dir` in the config, or VEDETTE_AGGREGATOR_STATE, XDG_STATE_HOME or HOME in the environment")]
+    #[error(
+        "no state folder: set `state_dir` in the config, or VEDETTE_AGGREGATOR_STATE, XDG_STATE_HOME or HOME in the environment"
+    )]
     Nowhere,
     /// Group or others may reach what only the owner may.
     #[error(
