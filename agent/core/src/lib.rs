@@ -13,6 +13,7 @@ mod fold;
 pub mod index;
 pub mod key;
 pub mod lattice;
+pub mod link;
 pub mod names;
 pub mod parse;
 pub mod pending;
