@@ -10,5 +10,6 @@ pub mod command;
 pub mod config;
 pub mod log;
 pub mod source;
+pub mod storage;
 
 pub use command::main_from;
