@@ -3,4 +3,5 @@
 //! Owns everything that judges Vedette from outside. Nothing of it ships. The hard case is to stay a fair judge: the
 //! simulator and the grader know nothing of how scoring and judgement work.
 
+pub mod fleet;
 pub mod rig;
