@@ -133,6 +133,8 @@ pub struct Spool<'m, S: Storage> {
     counts: SpoolCounts,
     recovery: Recovery,
     synced_at: MonoMs,
+    /// Where a write failed and what it left could not be cut off yet.
+    torn: Option<u16>,
     last_error: Option<S::Error>,
 }
 
@@ -173,6 +175,7 @@ impl<'m, S: Storage> Spool<'m, S> {
             counts: SpoolCounts::default(),
             recovery: Recovery::default(),
             synced_at: MonoMs(0),
+            torn: None,
             last_error: None,
         };
         spool.recover();

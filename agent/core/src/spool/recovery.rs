@@ -143,6 +143,8 @@ impl<S: Storage> Spool<'_, S> {
         self.recovery.damaged += tally.missing + u64::from(torn_bytes > 0);
         self.recovery.damaged_bytes += tally.damaged_bytes + torn_bytes;
         self.place(segment, tally.end, &tally);
+        // The process that wrote it may have ended before it was made safe.
+        self.index.get_mut(segment).unsynced = tally.records > 0;
         // A failure is counted; the torn bytes are cut before the next write.
         let _ = self.cut(segment);
     }

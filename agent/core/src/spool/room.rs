@@ -40,6 +40,10 @@ impl<S: Storage> Spool<'_, S> {
     }
 
     fn write(&mut self, head: &RecordHead, bytes: u32) -> Result<(), StoreError> {
+        if let Some(torn) = self.torn {
+            self.cut(torn)?;
+            self.torn = None;
+        }
         let segment = self.make_room(head.lane, bytes)?;
         self.cut(segment)?;
         let at = self.index.get(segment).end;
@@ -48,10 +52,12 @@ impl<S: Storage> Spool<'_, S> {
         seal(record, head, segment, at);
         let written = self.storage.write(segment, at, record);
         if let Err(fault) = self.note(written) {
-            // Part of it may stand there. It is cut off now, or before the next write.
+            // Part of it may stand there, or all. Until that is cut off nothing is written anywhere: a new
+            // start would find this record twice, or behind younger ones.
             self.index.get_mut(segment).length = at + bytes;
-            let _ = self.cut(segment);
-            return Err(fault.into());
+            let cut = self.cut(segment);
+            self.torn = cut.is_err().then_some(segment);
+            return Err(cut.map_or(StorageFault::Broken, |()| fault).into());
         }
         self.enter(segment, head, at, bytes);
         Ok(())
