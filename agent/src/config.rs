@@ -4,6 +4,7 @@
 //! several mistakes: each is named with its file, line and key in one go.
 
 mod check;
+mod memory;
 mod outline;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+pub use memory::{Need, needs, worst_case_bytes};
 use outline::Outline;
 
 /// Everything that `run` and `check` read from a file. Every key has a default.
@@ -23,13 +25,16 @@ pub struct Config {
     /// this machine's host name.
     pub agent_id: Option<String>,
     /// Folder of the identity and the spool, owner-only. Default: `$VEDETTE_AGENT_STATE`, else
-    /// `/var/lib/vedette-agent` for root, else `$XDG_STATE_HOME/vedette-agent`, else `~/.local/state/vedette-agent`.
+    /// `$STATE_DIRECTORY` (systemd), else `$XDG_STATE_HOME/vedette-agent`, else `~/.local/state/vedette-agent`, else
+    /// `/var/lib/vedette-agent`.
     pub state_dir: PathBuf,
     /// How long a stop may take to deliver what is spooled, in milliseconds, 0 to 600,000; default 5,000.
     pub drain_ms: u32,
     /// Tags of everything this agent sends, unless an observation carries its own; default `region = "local"`,
     /// `device = "host"`, and `stack = "system"` for the host's own metrics.
     pub tags: BTreeMap<String, String>,
+    /// Which tag plays which part; must be the aggregator's too.
+    pub dimensions: Dimensions,
     /// Regions by name, for the time zone of their seasons.
     pub regions: BTreeMap<String, Region>,
     /// Where observations come from.
@@ -50,9 +55,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             agent_id: None,
-            state_dir: state_dir_default("vedette-agent", "VEDETTE_AGENT_STATE"),
+            state_dir: state_dir_default("vedette-agent", &["VEDETTE_AGENT_STATE", "STATE_DIRECTORY"]),
             drain_ms: 5_000,
             tags: BTreeMap::new(),
+            dimensions: Dimensions::default(),
             regions: BTreeMap::new(),
             source: Source::default(),
             window: Window::default(),
@@ -61,6 +67,24 @@ impl Default for Config {
             http: Http::default(),
             log: Log::default(),
         }
+    }
+}
+
+/// Which tag plays which part.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dimensions {
+    /// Tag that names the region; default `region`.
+    pub region: String,
+    /// Tag that names the device family; default `device`.
+    pub device: String,
+    /// Tag that names the stack; default `stack`.
+    pub stack: String,
+}
+
+impl Default for Dimensions {
+    fn default() -> Self {
+        Self { region: "region".into(), device: "device".into(), stack: "stack".into() }
     }
 }
 
@@ -110,11 +134,14 @@ pub struct StatsdSource {
     pub enabled: bool,
     /// Address to listen on; default 127.0.0.1:8125. It has no log-in: keep it on a trusted network.
     pub listen: SocketAddr,
+    /// How long values are gathered into one observation of each series, in milliseconds, 100 to 3,600,000; default
+    /// 10,000.
+    pub flush_ms: u32,
 }
 
 impl Default for StatsdSource {
     fn default() -> Self {
-        Self { enabled: true, listen: SocketAddr::from(([127, 0, 0, 1], 8125)) }
+        Self { enabled: true, listen: SocketAddr::from(([127, 0, 0, 1], 8125)), flush_ms: 10_000 }
     }
 }
 
@@ -194,9 +221,10 @@ pub enum ReadFrom {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Window {
-    /// Length of a window in milliseconds, 100 to 3,600,000; default 10,000. Windows are aligned to the epoch.
+    /// Length of a window in milliseconds, 1,000 to 3,600,000; default 10,000. Windows are aligned to the epoch.
     pub window_ms: u32,
-    /// How long a window stays open for late observations, in milliseconds, 0 to 3,600,000; default 2,000.
+    /// How long a window stays open for late observations, in milliseconds, 0 to 3,600,000; default
+    /// 2,000. More than `window_ms` counts as `window_ms`.
     pub lateness_ms: u32,
 }
 
@@ -242,7 +270,7 @@ impl Default for Uplink {
         Self {
             address: "127.0.0.1:8461".into(),
             server_name: "vedette-aggregator".into(),
-            aggregator_state_dir: state_dir_default("vedette-aggregator", "VEDETTE_AGGREGATOR_STATE"),
+            aggregator_state_dir: state_dir_default("vedette-aggregator", &["VEDETTE_AGGREGATOR_STATE"]),
         }
     }
 }
@@ -375,6 +403,20 @@ impl Config {
         let named = self.regions.get(region).and_then(|region| region.timezone.as_deref());
         named.and_then(|name| name.parse().ok()).unwrap_or_else(machine_timezone)
     }
+
+    /// The regions that this agent knows of, each with its time zone: its own, then the others by name.
+    #[must_use]
+    pub fn zones(&self) -> Vec<(String, chrono_tz::Tz)> {
+        let own = self.tags.get(&self.dimensions.region).map_or("local", String::as_str);
+        let others = self.regions.keys().map(String::as_str).filter(|region| *region != own);
+        std::iter::once(own).chain(others).map(|region| (region.to_owned(), self.timezone(region))).collect()
+    }
+
+    fn core_dimensions(&self) -> vedette_agent_core::key::Dimensions {
+        let Dimensions { region, device, stack } = &self.dimensions;
+        // `check` has refused names that do not fit before this is asked.
+        vedette_agent_core::key::Dimensions::new(region, device, stack).unwrap_or_default()
+    }
 }
 
 fn sorted(file: &Path, mut mistakes: Vec<outline::Mistake>) -> ConfigErrors {
@@ -388,16 +430,11 @@ fn sorted(file: &Path, mut mistakes: Vec<outline::Mistake>) -> ConfigErrors {
     ConfigErrors(mistakes.into_iter().map(located).collect())
 }
 
-/// The state folder of a program: the variable, else `/var/lib` for root, else the user's state folder.
-fn state_dir_default(program: &str, variable: &str) -> PathBuf {
+/// The state folder of a program: the first of these variables that is set, else `/var/lib`.
+fn state_dir_default(program: &str, variables: &[&str]) -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(dir) = set(variable) {
+    if let Some(dir) = variables.iter().find_map(|name| set(name)) {
         return dir;
-    }
-    // The owner of /proc/self is the user that this process runs as; asking the kernel directly would be unsafe code.
-    let uid = std::fs::metadata("/proc/self").map(|meta| std::os::unix::fs::MetadataExt::uid(&meta));
-    if uid.is_ok_and(|uid| uid == 0) {
-        return Path::new("/var/lib").join(program);
     }
     let base = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
     base.unwrap_or_else(|| PathBuf::from("/var/lib")).join(program)

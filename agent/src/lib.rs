@@ -8,8 +8,14 @@
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod engine;
+pub mod health;
+pub mod identity;
 pub mod log;
+pub mod run;
 pub mod source;
 pub mod storage;
+pub mod tags;
+pub mod uplink;
 
 pub use command::main_from;

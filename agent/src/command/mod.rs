@@ -4,6 +4,8 @@
 //! The hard case is a pipe that closes early, as in `| head`: that is done, not a problem.
 
 pub mod check;
+pub mod enroll;
+pub mod run;
 pub mod score;
 
 use std::ffi::OsString;
@@ -22,7 +24,9 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::RunArgs),
     Check(check::CheckArgs),
+    Enroll(enroll::EnrollArgs),
 }
 
 /// Runs the command that `args` (the program's name first) ask for; the whole of the binary.
@@ -55,7 +59,9 @@ where
 
 fn execute(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
+        Command::Enroll(args) => enroll::enroll(&args),
     }
 }
 

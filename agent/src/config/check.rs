@@ -6,7 +6,7 @@
 use vedette_common::ids::AgentId;
 use vedette_common::limits::{NAME_BYTES_MAX, REGIONS_MAX, TAGS_MAX};
 
-use super::Config;
+use super::{Config, Dimensions};
 
 /// Pairs of the key's path and what is wrong there.
 pub(super) type Problems = Vec<(Vec<String>, String)>;
@@ -29,7 +29,7 @@ fn path(key: &str) -> Vec<String> {
 
 fn range_problems(config: &Config) -> Problems {
     let source = &config.source;
-    let ranges: [(&str, u64, u64, u64); 10] = [
+    let ranges: [(&str, u64, u64, u64); 11] = [
         ("drain_ms", config.drain_ms.into(), 0, 600_000),
         ("source.host.interval_ms", source.host.interval_ms.into(), 100, 3_600_000),
         ("source.line_protocol.connections_max", source.line_protocol.connections_max.into(), 1, 1_024),
@@ -39,7 +39,8 @@ fn range_problems(config: &Config) -> Problems {
             1_000,
             86_400_000,
         ),
-        ("window.window_ms", config.window.window_ms.into(), 100, 3_600_000),
+        ("source.statsd.flush_ms", source.statsd.flush_ms.into(), 100, 3_600_000),
+        ("window.window_ms", config.window.window_ms.into(), 1_000, 3_600_000),
         ("window.lateness_ms", config.window.lateness_ms.into(), 0, 3_600_000),
         ("limits.series_max", config.limits.series_max.into(), 1, 10_000_000),
         ("limits.memory_bytes_max", config.limits.memory_bytes_max, 1 << 20, u64::MAX),
@@ -65,6 +66,12 @@ fn name_problems(config: &Config, problems: &mut Problems) {
     if rustls::pki_types::ServerName::try_from(config.uplink.server_name.as_str()).is_err() {
         let problem = format!("\"{}\" is no DNS name or IP address", config.uplink.server_name);
         problems.push((path("uplink.server_name"), problem));
+    }
+    let Dimensions { region, device, stack } = &config.dimensions;
+    for (part, name) in [("region", region), ("device", device), ("stack", stack)] {
+        if let Some(problem) = name_problem(name) {
+            problems.push((vec!["dimensions".to_owned(), part.to_owned()], problem));
+        }
     }
     if config.source.file.paths.len() > FILES_MAX {
         problems.push((path("source.file.paths"), format!("has more than {FILES_MAX} files")));

@@ -25,7 +25,7 @@ fn every_mistake_is_named_with_line_and_key() {
     assert_eq!(errors.len(), 3, "{errors:#?}");
     assert!(errors[0].starts_with("agent.toml:2: agnet_id: unknown field"), "{}", errors[0]);
     assert!(errors[1].starts_with("agent.toml:4: source.host.interval_ms: invalid type"), "{}", errors[1]);
-    assert_eq!(errors[2], "agent.toml:6: window.window_ms: is 5; it must be from 100 to 3600000");
+    assert_eq!(errors[2], "agent.toml:6: window.window_ms: is 5; it must be from 1000 to 3600000");
 }
 
 #[test]

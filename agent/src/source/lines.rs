@@ -6,7 +6,7 @@
 use vedette_common::limits::LINE_BYTES_MAX;
 
 /// Bytes of the buffer: enough that several lines are handed over at a time.
-const CAPACITY: usize = 4 * LINE_BYTES_MAX;
+pub const LINE_BUFFER_BYTES: usize = 4 * LINE_BYTES_MAX;
 
 /// The buffer of one stream; 16 KiB.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub enum Taken {
 
 impl Default for LineBuffer {
     fn default() -> Self {
-        Self { bytes: vec![0; CAPACITY].into_boxed_slice(), filled: 0, skipping: false }
+        Self { bytes: vec![0; LINE_BUFFER_BYTES].into_boxed_slice(), filled: 0, skipping: false }
     }
 }
 

@@ -1,0 +1,91 @@
+//! What a config may need in memory at worst, limit by limit.
+//!
+//! Owns the sum that the budget is held against. Must never leave out a buffer that can grow with a setting. The hard
+//! case is honesty: each cost is the worst case of the code that holds it, named there.
+
+use vedette_agent_core::pipeline::PipelineSettings;
+use vedette_agent_core::spool::SpoolSettings;
+use vedette_common::limits::FRAME_BYTES_MAX;
+
+use super::Config;
+use crate::{health, source, uplink};
+
+/// Program, runtime, log, certificates and the cores' own structures: measured resident memory of an agent with one
+/// series and no connection, rounded up.
+const PROGRAM_BYTES: u64 = 6 << 20;
+/// The longest datagram, for each UDP socket.
+const DATAGRAM_BYTES: u64 = 65_535;
+
+/// What one setting may need at worst.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// The setting that decides it, or what it is for.
+    pub what: &'static str,
+    /// How many it allows.
+    pub items: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+}
+
+/// Everything that `config` may need in memory.
+#[must_use]
+pub fn needs(config: &Config) -> Vec<Need> {
+    let need = |what, items: u64, bytes| Need { what, items, bytes };
+    let source = &config.source;
+    let lines = u64::from(source.line_protocol.enabled);
+    let connections = lines * u64::from(source.line_protocol.connections_max);
+    let datagram_sockets = lines + u64::from(source.statsd.enabled);
+    let files = source.file.paths.len() as u64 + u64::from(source.file.stdin);
+    let requests = u64::from(config.http.enabled) * health::CONNECTIONS_MAX as u64;
+    let pipeline = config.pipeline_settings();
+    let spool = config.spool_settings();
+    vec![
+        need("program", 1, PROGRAM_BYTES),
+        need("limits.series_max", config.limits.series_max.into(), pipeline.memory_bytes() as u64),
+        need(
+            "limits.spool_bytes_max (index in memory)",
+            spool.segments() as u64,
+            spool.memory_bytes() as u64,
+        ),
+        need(
+            "uplink (connection)",
+            1,
+            (uplink::quic::CONNECTION_BYTES + uplink::BATCH_BYTES_MAX + FRAME_BYTES_MAX) as u64,
+        ),
+        need("source datagrams", datagram_sockets, datagram_sockets * DATAGRAM_BYTES),
+        need(
+            "source.line_protocol.connections_max",
+            connections,
+            connections * source::line_protocol::CONNECTION_BYTES as u64,
+        ),
+        need("source.file", files, files * source::lines::LINE_BUFFER_BYTES as u64),
+        need("http connections", requests, requests * health::CONNECTION_BYTES as u64),
+    ]
+}
+
+/// The sum of [`needs`].
+#[must_use]
+pub fn worst_case_bytes(config: &Config) -> u64 {
+    needs(config).iter().map(|need| need.bytes).sum()
+}
+
+impl Config {
+    /// The pipeline's settings.
+    #[must_use]
+    pub fn pipeline_settings(&self) -> PipelineSettings {
+        PipelineSettings {
+            dimensions: self.core_dimensions(),
+            window_ms: self.window.window_ms,
+            lateness_ms: self.window.lateness_ms.min(self.window.window_ms),
+            flush_ms: self.source.statsd.flush_ms,
+            silent_ms: PipelineSettings::default().silent_ms.max(self.window.window_ms.saturating_mul(4)),
+            ..PipelineSettings::for_series(self.limits.series_max)
+        }
+    }
+
+    /// The spool's settings.
+    #[must_use]
+    pub fn spool_settings(&self) -> SpoolSettings {
+        SpoolSettings::with_bytes_max(self.limits.spool_bytes_max)
+    }
+}

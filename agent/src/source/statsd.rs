@@ -1,0 +1,41 @@
+//! StatsD over UDP.
+//!
+//! Owns the socket. Must never parse: a datagram goes to the core as it is. The hard case, a flood, is handled for all
+//! datagrams alike in `datagrams.rs`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::UdpSocket;
+use vedette_agent_core::parse::Format;
+
+use super::{ListenError, Stop, datagrams};
+use crate::config;
+use crate::engine::Engine;
+
+/// A socket that listens for StatsD.
+#[derive(Debug)]
+pub struct StatsdSource {
+    socket: UdpSocket,
+}
+
+impl StatsdSource {
+    /// Opens the socket.
+    ///
+    /// # Errors
+    /// [`ListenError`] when the address cannot be had.
+    pub fn open(settings: &config::StatsdSource) -> Result<Self, ListenError> {
+        Ok(Self { socket: datagrams::open("source.statsd.listen", settings.listen)? })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok()
+    }
+
+    /// Reads until `stop`.
+    pub async fn run(self, engine: Arc<Engine>, stop: Stop) {
+        datagrams::read(self.socket, engine, Format::StatsD, stop).await;
+    }
+}

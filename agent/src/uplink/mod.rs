@@ -1,0 +1,253 @@
+//! The way to the aggregator: enrolment, and the connection that carries the link's frames.
+//!
+//! Owns doing what the link asks for. Must never decide what is sent, nor hold a record that the spool does not hold
+//! too. The hard case is an aggregator that is away or not set up yet: enrolment is tried again until there is a
+//! certificate, and after that the link decides when to connect again.
+
+pub mod quic;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use vedette_agent_core::link::{LinkOutput, Received};
+use vedette_common::AgentId;
+use vedette_common::limits::FRAME_BYTES_MAX;
+
+use crate::config;
+use crate::engine::Engine;
+use crate::identity::{Identity, IdentityError, NewKey, StateFolder, Token};
+use crate::source::Stop;
+use quic::{Connected, UplinkError};
+
+/// Bytes of frames written at a time when there is a backlog.
+pub const BATCH_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
+/// How long a write may wait for the aggregator.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often enrolment is tried again, and a token looked for.
+const ENROLL_RETRY: Duration = Duration::from_secs(1);
+
+/// Why an enrolment failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrollError {
+    /// Key or state folder.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The way to the aggregator, or its refusal.
+    #[error(transparent)]
+    Uplink(#[from] UplinkError),
+}
+
+/// Obtains a certificate with a token and stores it in the state folder.
+///
+/// # Errors
+/// [`EnrollError`]; the state folder is unchanged unless storing itself failed.
+pub async fn enroll(
+    folder: &StateFolder,
+    agent: &AgentId,
+    settings: &config::Uplink,
+    token: &Token,
+) -> Result<(), EnrollError> {
+    let new = NewKey::generate(agent)?;
+    let enrolled = quic::enroll(&settings.address, &settings.server_name, token, &new.csr_der).await?;
+    folder.store_identity(&new.key_pem, &enrolled.certificate_der, &enrolled.ca_der)?;
+    Ok(())
+}
+
+/// One agent's way to its aggregator.
+#[derive(Debug)]
+pub struct Uplink {
+    /// Pipeline, spool and link.
+    pub engine: Arc<Engine>,
+    /// Where the aggregator is.
+    pub settings: config::Uplink,
+    /// Where the identity is kept.
+    pub folder: StateFolder,
+    /// This agent's name.
+    pub agent: AgentId,
+}
+
+impl Uplink {
+    /// Enrols if need be, then does what the link asks for, until `stop`.
+    pub async fn run(self, mut stop: Stop) {
+        let identity = tokio::select! {
+            identity = self.identity() => identity,
+            () = stop.stopped() => return,
+        };
+        let mut session = Session::new(self.engine.clone());
+        tokio::select! {
+            () = session.run(&self.settings, &identity) => {}
+            () = stop.stopped() => {}
+        }
+        if let Some(connected) = session.connected {
+            connected.sender.close().await;
+        }
+    }
+
+    /// The stored identity, or the one that enrolment gives once a token can be had and the aggregator answers.
+    async fn identity(&self) -> Identity {
+        loop {
+            match self.folder.identity() {
+                Ok(Some(identity)) => return identity,
+                Ok(None) => self.enroll_locally().await,
+                Err(error) => tracing::error!(%error, "the stored certificate cannot be used"),
+            }
+            tokio::time::sleep(ENROLL_RETRY).await;
+        }
+    }
+
+    async fn enroll_locally(&self) {
+        if !is_loopback(&self.settings.address) {
+            let address = &self.settings.address;
+            tracing::warn!(%address, "no certificate yet: run `vedette-agent enroll --aggregator {address} --token TOKEN`");
+            return;
+        }
+        let Some(token) = Token::left_by_aggregator(&self.settings.aggregator_state_dir) else {
+            let folder = self.settings.aggregator_state_dir.display();
+            tracing::info!(%folder, "no certificate yet, and no enrolment token of an aggregator of this user");
+            return;
+        };
+        match enroll(&self.folder, &self.agent, &self.settings, &token).await {
+            Ok(()) => tracing::info!(agent = %self.agent, "enrolled with the token that the aggregator left"),
+            Err(error) => tracing::warn!(%error, "enrolment failed; trying again"),
+        }
+    }
+}
+
+/// Whether an address is this machine's own.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
+/// The connection and what is on its way into it.
+struct Session {
+    engine: Arc<Engine>,
+    connected: Option<Connected>,
+    frame: Box<[u8; FRAME_BYTES_MAX]>,
+    batch: Vec<u8>,
+}
+
+impl Session {
+    fn new(engine: Arc<Engine>) -> Self {
+        let batch = Vec::with_capacity(BATCH_BYTES_MAX);
+        Self { engine, connected: None, frame: Box::new([0; FRAME_BYTES_MAX]), batch }
+    }
+
+    async fn run(&mut self, settings: &config::Uplink, identity: &Identity) {
+        loop {
+            match self.engine.poll_link(&mut self.frame) {
+                Some(LinkOutput::Connect) => self.connect(settings, identity).await,
+                Some(LinkOutput::Send(length)) => {
+                    self.batch.extend_from_slice(&self.frame[..length]);
+                    if self.batch.len() + FRAME_BYTES_MAX > BATCH_BYTES_MAX {
+                        self.flush().await;
+                    }
+                }
+                Some(LinkOutput::Close) => self.close().await,
+                None => {
+                    self.flush().await;
+                    self.wait().await;
+                }
+            }
+        }
+    }
+
+    async fn connect(&mut self, settings: &config::Uplink, identity: &Identity) {
+        self.batch.clear();
+        match quic::connect(&settings.address, &settings.server_name, identity).await {
+            Ok(connected) => {
+                tracing::info!(address = settings.address, "connected to the aggregator");
+                self.connected = Some(connected);
+                self.engine.connected();
+            }
+            Err(error) => {
+                tracing::warn!(address = settings.address, %error, "the aggregator cannot be reached");
+                self.engine.disconnected();
+            }
+        }
+    }
+
+    /// Writes what was gathered.
+    async fn flush(&mut self) {
+        let Some(connected) = self.connected.as_mut().filter(|_| !self.batch.is_empty()) else { return };
+        let sent = tokio::time::timeout(SEND_TIMEOUT, connected.sender.send(&self.batch)).await;
+        self.batch.clear();
+        if let Err(error) = sent.unwrap_or(Err(UplinkError::TimedOut)) {
+            self.lose(&error);
+        }
+    }
+
+    /// Waits for the aggregator, the link's next deadline, or something new to send.
+    async fn wait(&mut self) {
+        let deadline = self.engine.link_deadline().map(|at| self.engine.clock().instant(at));
+        let deadline = deadline.map_or_else(|| Instant::now() + SEND_TIMEOUT, Instant::from_std);
+        let engine = self.engine.clone();
+        let Some(connected) = &mut self.connected else {
+            tokio::select! {
+                () = engine.link_woken() => {}
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+            return;
+        };
+        let failed = tokio::select! {
+            frame = connected.receiver.frame() => match frame {
+                Ok(frame) => {
+                    report(engine.receive(&frame));
+                    None
+                }
+                Err(error) => Some(error),
+            },
+            () = engine.link_woken() => None,
+            () = tokio::time::sleep_until(deadline) => None,
+        };
+        if let Some(error) = failed {
+            self.lose(&error);
+        }
+    }
+
+    fn lose(&mut self, error: &UplinkError) {
+        tracing::warn!(%error, "the connection to the aggregator is lost");
+        self.batch.clear();
+        self.connected = None;
+        self.engine.disconnected();
+    }
+
+    async fn close(&mut self) {
+        self.flush().await;
+        if let Some(connected) = self.connected.take() {
+            connected.sender.close().await;
+        }
+    }
+}
+
+fn report(received: Result<Received, vedette_agent_core::link::LinkError>) {
+    match received {
+        Ok(Received::Acknowledged(_)) => {}
+        Ok(Received::Calendar) => tracing::info!("took a calendar from the aggregator"),
+        Ok(Received::Overloaded(ms)) => tracing::warn!(ms, "the aggregator is overloaded; the link rests"),
+        Ok(Received::Refused(reason)) => {
+            tracing::warn!(reason = reason.as_str(), "the aggregator refused a record for good");
+        }
+        Ok(Received::Dismissed(reason)) => {
+            tracing::error!(reason = reason.as_str(), "the aggregator does not want this agent");
+        }
+        Err(error) => tracing::warn!(%error, "the aggregator sent a frame that makes no sense"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_known_in_every_spelling() {
+        for yes in ["127.0.0.1:8461", "127.8.0.1:1", "[::1]:8461", "localhost:8461"] {
+            assert!(is_loopback(yes), "{yes}");
+        }
+        for no in ["10.0.0.1:8461", "example.com:8461", "[2001:db8::1]:8461"] {
+            assert!(!is_loopback(no), "{no}");
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! QUIC (RFC 9000) with TLS 1.3: the connection that carries frames, and enrolment on the same port.
+//!
+//! The only file that names the QUIC library. Must never send early data, resume a session, or trust an authority but
+//! the stored one (or, to enrol, the one whose fingerprint the token carries). The hard case is a peer that stops
+//! reading: windows are small, and the caller bounds how long it waits.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use sha2::{Digest, Sha256};
+use vedette_common::limits::FRAME_BYTES_MAX;
+use vedette_common::wire::{Enroll, Enrolled, Frame, Kind, Refuse, RefuseReason, WireError, decode, encode};
+
+use crate::identity::{FINGERPRINT_BYTES, Identity, Token};
+
+/// ALPN of the data connection.
+const ALPN_DATA: &[u8] = b"vedette/1";
+/// ALPN of enrolment.
+const ALPN_ENROLL: &[u8] = b"vedette-enroll/1";
+
+/// How long to reach the aggregator and shake hands.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an enrolment may take once connected.
+const ENROLL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Silence after which the connection is given up.
+const IDLE_TIMEOUT_MS: u32 = 30_000;
+/// How often silence is broken.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How long a graceful close waits for the peer.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Bytes the aggregator may send ahead: a few calendars.
+const RECEIVE_WINDOW_BYTES: u32 = 64 * 1024;
+/// Bytes sent and not yet acknowledged by the aggregator's transport.
+const SEND_WINDOW_BYTES: u64 = 128 * 1024;
+
+/// Worst-case memory of a connection in bytes: both windows, two frames' buffers, and TLS and transport state (64 KiB
+/// is what an idle connection took, rounded up).
+pub const CONNECTION_BYTES: usize =
+    RECEIVE_WINDOW_BYTES as usize + SEND_WINDOW_BYTES as usize + 2 * FRAME_BYTES_MAX + 64 * 1024;
+
+/// Why there is no connection, or none any more.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    /// The name did not resolve.
+    #[error("{address}: {cause}")]
+    Lookup {
+        /// What was asked for.
+        address: String,
+        /// Why it did not resolve.
+        cause: std::io::Error,
+    },
+    /// No address came back for the name.
+    #[error("{0}: the name has no address")]
+    NoAddress(String),
+    /// No local socket.
+    #[error("no UDP socket: {0}")]
+    Socket(std::io::Error),
+    /// Key, certificate or authority cannot be used.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The authority cannot be used as a root.
+    #[error("TLS: {0}")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+    /// TLS without what QUIC needs.
+    #[error("TLS lacks a cipher suite that QUIC needs")]
+    CipherSuite,
+    /// The attempt could not begin.
+    #[error("{0}")]
+    Connect(#[from] quinn::ConnectError),
+    /// The connection failed or ended.
+    #[error("{0}")]
+    Connection(#[from] quinn::ConnectionError),
+    /// Reading failed.
+    #[error("reading: {0}")]
+    Read(#[from] quinn::ReadError),
+    /// Writing failed.
+    #[error("writing: {0}")]
+    Write(#[from] quinn::WriteError),
+    /// The aggregator sent what is no frame.
+    #[error("the aggregator sent what is no frame: {0}")]
+    Frame(#[from] WireError),
+    /// The aggregator ended its side.
+    #[error("the aggregator ended the connection")]
+    Ended,
+    /// It took too long.
+    #[error("no answer in time")]
+    TimedOut,
+    /// The signing request is longer than the message allows.
+    #[error("the signing request has {0} bytes and does not fit the message")]
+    RequestTooLong(usize),
+    /// The aggregator did not take the token or the request.
+    #[error("the aggregator refused the enrolment: {}", .0.as_str())]
+    Refused(RefuseReason),
+}
+
+/// A connection to the aggregator: one stream of frames each way.
+#[derive(Debug)]
+pub struct Connected {
+    /// Writes frames.
+    pub sender: FrameSender,
+    /// Reads frames.
+    pub receiver: FrameReceiver,
+}
+
+/// Connects with mutual TLS and opens the stream.
+///
+/// # Errors
+/// [`UplinkError`] for a name that does not resolve, a handshake that fails, or no answer within ten seconds.
+pub async fn connect(
+    address: &str,
+    server_name: &str,
+    identity: &Identity,
+) -> Result<Connected, UplinkError> {
+    let mut roots = RootCertStore::empty();
+    for root in &identity.roots {
+        roots.add(root.clone())?;
+    }
+    let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?;
+    tls.alpn_protocols = vec![ALPN_DATA.to_vec()];
+    open(address, server_name, tls).await
+}
+
+/// Sends a token and a signing request, and gives the certificates that come back.
+///
+/// # Errors
+/// [`UplinkError`]; [`UplinkError::Refused`] says that the aggregator did not take the token or the request.
+pub async fn enroll(
+    address: &str,
+    server_name: &str,
+    token: &Token,
+    csr_der: &[u8],
+) -> Result<Enrolled, UplinkError> {
+    let csr = heapless::Vec::from_slice(csr_der).map_err(|_| UplinkError::RequestTooLong(csr_der.len()))?;
+    let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(PinnedAuthority { fingerprint: token.ca_fingerprint }))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![ALPN_ENROLL.to_vec()];
+    let mut connected = open(address, server_name, tls).await?;
+    let mut bytes = vec![0; FRAME_BYTES_MAX];
+    let length = encode(&Enroll { token_secret: token.secret, csr_der: csr }, &mut bytes)?;
+    let exchange = async {
+        connected.sender.send(&bytes[..length]).await?;
+        let answer = connected.receiver.frame().await?;
+        match answer.kind {
+            Kind::Refuse => Err(UplinkError::Refused(decode::<Refuse>(&answer)?.reason)),
+            _ => Ok(decode::<Enrolled>(&answer)?),
+        }
+    };
+    let enrolled =
+        tokio::time::timeout(ENROLL_TIMEOUT, exchange).await.map_err(|_| UplinkError::TimedOut)??;
+    connected.sender.close().await;
+    Ok(enrolled)
+}
+
+async fn open(address: &str, server_name: &str, mut tls: ClientConfig) -> Result<Connected, UplinkError> {
+    // A resumed session would outlive a certificate that was revoked meanwhile, and early data could be replayed.
+    tls.resumption = rustls::client::Resumption::disabled();
+    tls.enable_early_data = false;
+    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).map_err(|_| UplinkError::CipherSuite)?;
+    let mut config = quinn::ClientConfig::new(Arc::new(tls));
+    config.transport_config(Arc::new(transport()));
+    let remote = resolve(address).await?;
+    let local: IpAddr =
+        if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let endpoint = quinn::Endpoint::client(SocketAddr::new(local, 0)).map_err(UplinkError::Socket)?;
+    let connecting = async {
+        let connection = endpoint.connect_with(config, remote, server_name)?.await?;
+        let (send, receive) = connection.open_bi().await?;
+        Ok::<_, UplinkError>((connection, send, receive))
+    };
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+    let (connection, send, receive) = connected.map_err(|_| UplinkError::TimedOut)??;
+    Ok(Connected {
+        sender: FrameSender { send, connection, endpoint },
+        receiver: FrameReceiver::new(receive),
+    })
+}
+
+async fn resolve(address: &str) -> Result<SocketAddr, UplinkError> {
+    let found = tokio::net::lookup_host(address).await;
+    let mut found = found.map_err(|cause| UplinkError::Lookup { address: address.into(), cause })?;
+    found.next().ok_or_else(|| UplinkError::NoAddress(address.into()))
+}
+
+fn transport() -> quinn::TransportConfig {
+    let mut transport = quinn::TransportConfig::default();
+    transport
+        .max_idle_timeout(Some(quinn::VarInt::from_u32(IDLE_TIMEOUT_MS).into()))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .stream_receive_window(quinn::VarInt::from_u32(RECEIVE_WINDOW_BYTES))
+        .receive_window(quinn::VarInt::from_u32(RECEIVE_WINDOW_BYTES))
+        .send_window(SEND_WINDOW_BYTES)
+        .max_concurrent_bidi_streams(quinn::VarInt::from_u32(0))
+        .max_concurrent_uni_streams(quinn::VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None);
+    transport
+}
+
+/// Writes frames to the aggregator, and holds the connection open.
+#[derive(Debug)]
+pub struct FrameSender {
+    send: quinn::SendStream,
+    connection: quinn::Connection,
+    endpoint: quinn::Endpoint,
+}
+
+impl FrameSender {
+    /// Hands whole frames to the transport; waits while its window is full.
+    ///
+    /// # Errors
+    /// [`UplinkError::Write`] when the connection is gone.
+    pub async fn send(&mut self, frames: &[u8]) -> Result<(), UplinkError> {
+        Ok(self.send.write_all(frames).await?)
+    }
+
+    /// Ends the connection and waits a little for the peer to hear of it.
+    pub async fn close(mut self) {
+        // A connection that is gone already is closed.
+        let _ = self.send.finish();
+        self.connection.close(quinn::VarInt::from_u32(0), b"done");
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.endpoint.wait_idle()).await;
+    }
+}
+
+/// Reads frames from the aggregator through one buffer of a frame's size.
+#[derive(Debug)]
+pub struct FrameReceiver {
+    receive: quinn::RecvStream,
+    buffer: Box<[u8]>,
+    begin: usize,
+    end: usize,
+}
+
+impl FrameReceiver {
+    fn new(receive: quinn::RecvStream) -> Self {
+        Self { receive, buffer: vec![0; FRAME_BYTES_MAX].into_boxed_slice(), begin: 0, end: 0 }
+    }
+
+    /// The next frame, once all of it is there. Dropping the future in between loses nothing.
+    ///
+    /// # Errors
+    /// [`UplinkError::Frame`] for bytes that can never become a frame; the stream cannot go on after it.
+    pub async fn frame(&mut self) -> Result<Frame<'_>, UplinkError> {
+        let length = loop {
+            match Frame::parse(&self.buffer[self.begin..self.end]) {
+                Ok((_, length)) => break length,
+                Err(error) if error.wants_more() => self.fill().await?,
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let begin = self.begin;
+        self.begin += length;
+        let (frame, _) = Frame::parse(&self.buffer[begin..begin + length])?;
+        Ok(frame)
+    }
+
+    async fn fill(&mut self) -> Result<(), UplinkError> {
+        // What is left of the last read moves to the front: a frame always fits behind it then.
+        self.buffer.copy_within(self.begin..self.end, 0);
+        self.end -= self.begin;
+        self.begin = 0;
+        let count = self.receive.read(&mut self.buffer[self.end..]).await?.ok_or(UplinkError::Ended)?;
+        self.end += count;
+        Ok(())
+    }
+}
+
+/// Trusts the server whose chain holds the authority of this fingerprint, and whose certificate that authority signed.
+#[derive(Debug)]
+struct PinnedAuthority {
+    fingerprint: [u8; FINGERPRINT_BYTES],
+}
+
+impl PinnedAuthority {
+    fn verifier(&self, chain: &[CertificateDer<'_>]) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
+        let pinned = |der: &&CertificateDer<'_>| <[u8; 32]>::from(Sha256::digest(der)) == self.fingerprint;
+        let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let authority = chain.iter().find(pinned).ok_or(unknown.clone())?;
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.clone().into_owned())?;
+        let provider = Arc::new(ring::default_provider());
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(|_| unknown)
+    }
+}
+
+impl ServerCertVerifier for PinnedAuthority {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verifier = self.verifier(intermediates)?;
+        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls13RequiredForQuic))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = ring::default_provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
