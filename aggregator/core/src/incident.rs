@@ -60,6 +60,8 @@ pub(crate) struct Finding {
     pub(crate) verdict: Verdict,
     /// Whether people should be notified, were it to last.
     pub(crate) notify: bool,
+    /// Windows after which people should be notified all the same.
+    pub(crate) notify_after: Option<u32>,
     /// Whether one window is enough.
     pub(crate) at_once: bool,
     /// How strongly the window supports the scope.
@@ -151,7 +153,9 @@ impl Incident {
         }
         self.quiet = 0;
         self.windows = self.windows.saturating_add(1);
-        self.notify_windows = if finding.notify { self.notify_windows.saturating_add(1) } else { 0 };
+        let outlasted = finding.notify_after.is_some_and(|windows| self.windows >= windows);
+        self.notify_windows =
+            if finding.notify || outlasted { self.notify_windows.saturating_add(1) } else { 0 };
         self.seen_at = at;
         let verdict_before = self.verdict;
         self.vote(finding.scope, finding.weight);

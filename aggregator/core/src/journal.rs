@@ -125,8 +125,12 @@ impl Journal {
     }
 
     fn recognise(&self, finding: &Finding, judged: &Judged<'_>) -> Option<String> {
+        // The same metric in the other direction is another trouble; a lone series may swing.
         let same = |incident: &&Incident| {
-            incident.source == finding.source && incident.direction == finding.evidence.direction
+            let turned = incident.direction != finding.evidence.direction
+                && incident.evidence.metric == finding.evidence.metric
+                && finding.source != Source::Lone;
+            incident.source == finding.source && !turned
         };
         let score = |incident: &Incident| {
             (incident.is_live(), overlap(&incident.scope, &finding.scope, judged.cells))

@@ -9,8 +9,11 @@
 
 pub mod aggregator;
 pub mod alarm;
+mod combine;
+mod correlate;
 pub mod counts;
 pub mod effect;
+mod errors;
 pub mod evidence;
 mod identity;
 mod incident;
@@ -19,12 +22,15 @@ mod intake;
 mod journal;
 mod judge;
 pub mod ledger;
+mod lone;
 mod region;
 pub mod schedule;
+mod scopes;
 pub mod session;
 pub mod settings;
 pub mod snapshot;
 mod telemetry;
+mod verdict;
 mod view;
 mod window;
 

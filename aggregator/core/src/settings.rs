@@ -179,6 +179,8 @@ impl Default for Timing {
 pub struct Judgement {
     /// Standard deviations of its own noise at which a scope counts as deviating. Default 4.5.
     pub significance: f64,
+    /// Standard deviations at which raised errors in the same cells are enough to confirm it. Default 3.
+    pub significance_with_errors: f64,
     /// Standard deviations at which one window is enough. Default 9.
     pub significance_at_once: f64,
     /// The share of `significance` below which a deviation counts as over. Default 0.6.
@@ -192,6 +194,11 @@ pub struct Judgement {
     pub common_mode_min: f64,
     /// How far errors inside a scope must lie above those outside to count as raised, as a log ratio. Default 0.4.
     pub errors_raised: f64,
+    /// How far the errors of a whole region must lie above expectation to make its common mode a malfunction, and
+    /// those of a scope to be one by themselves, as a log ratio. Default 1.0 (2.7 times).
+    pub errors_strongly_raised: f64,
+    /// A leftover of this size counts without raised errors, while no event is on. Default 0.7 (50 % down).
+    pub large: f64,
     /// A leftover drop of this size is a malfunction whatever the errors say. Default 1.6 (80 % down).
     pub very_large: f64,
     /// Windows that a deviation must hold for. Default 2.
@@ -202,6 +209,8 @@ pub struct Judgement {
     pub flap_windows: u32,
     /// Half-life in windows of the memory for noise. Default 288.
     pub noise_half_life_windows: f64,
+    /// Windows after which something held back for want of raised errors is told all the same. Default 12.
+    pub patience_windows: u32,
     /// Windows of a series before it takes part. Default 6.
     pub young_windows: u32,
     /// A deviation of a metric without a role notifies only at this score ... Default 0.98.
@@ -214,17 +223,21 @@ impl Default for Judgement {
     fn default() -> Self {
         Self {
             significance: 4.5,
+            significance_with_errors: 3.0,
             significance_at_once: 9.0,
             hysteresis: 0.6,
             residual_min: 0.2,
             unevenness: 0.3,
             common_mode_min: 0.2,
             errors_raised: 0.4,
+            errors_strongly_raised: 1.0,
+            large: 0.7,
             very_large: 1.6,
             hold_windows: 2,
             quiet_windows: 4,
             flap_windows: 24,
             noise_half_life_windows: 288.0,
+            patience_windows: 12,
             young_windows: 6,
             lone_score: 0.98,
             lone_windows: 30,

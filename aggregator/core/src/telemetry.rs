@@ -2,11 +2,18 @@
 //!
 //! It must never read a gap as a drop. The hard case is a cell that reports now and then: it is missing only after a
 //! gap much longer than the gaps that are usual for it.
+use std::collections::{BTreeMap, BTreeSet};
+
+use vedette_common::WallMs;
+
 use crate::alarm::{Scope, Severity, Verdict};
 use crate::evidence::{Direction, Evidence, MissingEvidence};
 use crate::incident::{Finding, Source};
 use crate::instant::Instant;
+use crate::judge::Bench;
+use crate::region::{Cell, Fleet, Names, Region};
 use crate::session::Session;
+use crate::settings::Timing;
 
 /// The finding about an agent that is silent.
 pub(crate) fn silent(session: &Session) -> Finding {
@@ -21,6 +28,7 @@ pub(crate) fn silent(session: &Session) -> Finding {
         scope: Scope { region, ..Scope::default() },
         verdict: Verdict::DataFault,
         notify: true,
+        notify_after: None,
         at_once: true,
         weight: 1.0,
         severity: Severity::Warning,
@@ -29,6 +37,97 @@ pub(crate) fn silent(session: &Session) -> Finding {
             reason: "the agent has sent neither summary nor heartbeat".into(),
             counterfactual: "would have resolved had the agent spoken".into(),
             missing: Some(missing),
+            ..Evidence::nothing(Direction::Drop)
+        },
+        series: Vec::new(),
+    }
+}
+
+/// Windows in a row that a cell must have been reported in before a gap means anything.
+const STREAK_MIN: u16 = 20;
+/// A gap is missing data once it is this many times as long as usual for the cell.
+const GAP_FACTOR: i64 = 4;
+/// A cell without data for this many windows is gone for good.
+const GONE_WINDOWS: i64 = 2016;
+/// Gaps longer than this are not what is usual.
+const USUAL_GAP_MAX: i64 = 24;
+
+impl Region {
+    /// `cell` was reported in the window that begins at `start`.
+    pub(crate) fn see(&mut self, cell: u32, start: WallMs, window_ms: u32) {
+        let Some(cell) = self.cells.get_mut(cell as usize) else { return };
+        if cell.seen >= start {
+            return;
+        }
+        let gap = start.ms_since(cell.seen) / i64::from(window_ms.max(1)) - 1;
+        if cell.streak > 0 && (1..=USUAL_GAP_MAX).contains(&gap) {
+            cell.usual_gap = cell.usual_gap.max(u16::try_from(gap).unwrap_or(0));
+        }
+        if gap > GONE_WINDOWS {
+            cell.streak = 0;
+        }
+        cell.streak = cell.streak.saturating_add(1);
+        cell.seen = start;
+    }
+
+    fn is_missing(&self, cell: &Cell, start: WallMs, timing: &Timing) -> bool {
+        let gap_ms = start.ms_since(cell.seen);
+        let gap = gap_ms / i64::from(self.window_ms.max(1));
+        let long = timing.silent_after_windows.max(GAP_FACTOR * i64::from(cell.usual_gap));
+        cell.streak >= STREAK_MIN && gap >= long && gap_ms >= timing.silent_after_ms && gap <= GONE_WINDOWS
+    }
+}
+
+/// Findings about cells that used to report and no longer do, one for each region and agent that reported them.
+pub(crate) fn missing(fleet: &Fleet, bench: &Bench<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for place in &bench.regions {
+        let Some(region) = fleet.get(*place) else { continue };
+        let timing = &bench.case.settings.timing;
+        let mut by_reporter: BTreeMap<&str, Vec<&Cell>> = BTreeMap::new();
+        let gone = region.cells.iter().filter(|c| region.is_missing(c, bench.window.start, timing));
+        for cell in gone.filter(|c| !bench.case.silent.contains(&c.reporter)) {
+            by_reporter.entry(fleet.names.reporters.get(cell.reporter)).or_default().push(cell);
+        }
+        findings
+            .extend(by_reporter.into_iter().map(|(agent, cells)| find_missing(fleet, region, agent, &cells)));
+    }
+    findings
+}
+
+fn find_missing(fleet: &Fleet, region: &Region, agent: &str, cells: &[&Cell]) -> Finding {
+    let dimension = |of: fn(&Cell) -> u16, names: &Names| -> Vec<String> {
+        let every: BTreeSet<u16> = region.cells.iter().map(of).collect();
+        let some: BTreeSet<u16> = cells.iter().map(|c| of(c)).collect();
+        let mut listed: Vec<String> = some.iter().map(|place| names.get(*place).into()).collect();
+        listed.sort();
+        if some.len() == every.len() && every.len() > 1 { Vec::new() } else { listed }
+    };
+    let last_seen = cells.iter().map(|c| c.seen).max().unwrap_or_default();
+    Finding {
+        source: Source::Missing,
+        scope: Scope {
+            region: vec![region.name.clone()],
+            device: dimension(|c| c.device, &fleet.names.devices),
+            stack: dimension(|c| c.stack, &fleet.names.stacks),
+        },
+        verdict: Verdict::DataFault,
+        notify: true,
+        notify_after: None,
+        at_once: true,
+        weight: cells.len() as f64,
+        severity: Severity::Warning,
+        started_at: last_seen.plus_ms(i64::from(region.window_ms)),
+        evidence: Evidence {
+            reason:
+                "cells that used to report send no data; a gap is no drop, so their traffic is not judged"
+                    .into(),
+            counterfactual: "would have resolved had the cells reported".into(),
+            missing: Some(MissingEvidence {
+                agent: agent.into(),
+                last_seen_at: Instant(last_seen),
+                cells: cells.len(),
+            }),
             ..Evidence::nothing(Direction::Drop)
         },
         series: Vec::new(),

@@ -1,0 +1,239 @@
+//! The common mode: what independent stacks of a region share, and what is left over of each cell.
+//!
+//! It must never let a fault explain itself: a cell is compared with other stacks and other devices only. The hard case
+//! is few peers: where two disagree, the smaller shared part counts, so that one fault is never everybody's mode.
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Added to counts before a ratio is taken, so that empty cells have one (Jeffreys' prior for a Poisson rate).
+const PSEUDO_COUNT: f64 = 0.5;
+/// Log ratios are kept within this; beyond it, a cell is simply empty or absurd.
+const LOG_RATIO_MAX: f64 = 7.0;
+/// Noise assumed of every cell besides counting, so that a huge cell does not outvote all others.
+const CELL_NOISE: f64 = 0.1;
+/// How much the decayed sums keep from one window to the next: they cover about four windows.
+pub(crate) const LONG_KEEP: f64 = 0.75;
+/// Devices from which they can stand in as peers when a region has one stack only.
+const DEVICES_AS_PEERS_MIN: usize = 3;
+
+/// The two horizons that a cell is judged on: the window alone, and the decayed sums of the latest windows.
+pub(crate) const HORIZONS: usize = 2;
+
+/// One cell's metric in one window. Places are ranks in order of names.
+#[derive(Clone, Debug)]
+pub(crate) struct Point {
+    pub(crate) region: u16,
+    pub(crate) device: u16,
+    pub(crate) stack: u16,
+    /// Stacks that share a dependency have the same group.
+    pub(crate) group: u16,
+    /// Index into the region's series.
+    pub(crate) series: u32,
+    pub(crate) observed: f64,
+    pub(crate) expected: f64,
+    /// ln(observed/expected) of the window.
+    pub(crate) log_ratio: f64,
+    /// What its peers share.
+    pub(crate) common_mode: f64,
+    /// Leftover by horizon.
+    pub(crate) residual: [f64; HORIZONS],
+    /// Variance from counting, by horizon; 0 for a metric that does not count things.
+    pub(crate) poisson: [f64; HORIZONS],
+    /// How much of the leftover has been explained by broader scopes.
+    pub(crate) explained: f64,
+}
+
+/// The log ratio of two sums, and its variance from counting.
+pub(crate) fn log_ratio(observed: f64, expected: f64, counts: bool) -> (f64, f64) {
+    let (observed, expected) = (observed.max(0.0), expected.max(0.0));
+    if counts {
+        let ratio = ((observed + PSEUDO_COUNT) / (expected + PSEUDO_COUNT)).ln();
+        return (ratio.clamp(-LOG_RATIO_MAX, LOG_RATIO_MAX), 1.0 / (expected + PSEUDO_COUNT));
+    }
+    let ratio = if expected > 0.0 { (observed / expected).max(1e-9).ln() } else { 0.0 };
+    (ratio.clamp(-LOG_RATIO_MAX, LOG_RATIO_MAX), 0.0)
+}
+
+/// What the independent stacks of one region share.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CommonMode {
+    pub(crate) value: f64,
+    /// Independent groups of stacks that took part.
+    pub(crate) groups: BTreeSet<u16>,
+    /// Whether devices had to stand in for stacks.
+    pub(crate) by_device: bool,
+}
+
+/// Takes the common mode off the points of one region, each compared with the groups and devices it is not part of.
+pub(crate) fn take_common_mode(points: &mut [Point]) -> CommonMode {
+    let groups: BTreeSet<u16> = points.iter().map(|p| p.group).collect();
+    let devices: BTreeSet<u16> = points.iter().map(|p| p.device).collect();
+    if groups.len() < 2 {
+        return take_mode_of_devices(points, &devices, groups);
+    }
+    let without = centres(points, &groups, &devices);
+    let modes: Vec<f64> = points
+        .iter()
+        .map(|point| {
+            let others = groups.iter().filter(|group| **group != point.group);
+            shared(others.filter_map(|group| without.get(&(*group, Some(point.device))).copied()).collect())
+        })
+        .collect();
+    for (point, mode) in points.iter_mut().zip(modes) {
+        point.take_off(mode);
+    }
+    let value = shared(groups.iter().filter_map(|group| without.get(&(*group, None)).copied()).collect());
+    CommonMode { value, groups, by_device: false }
+}
+
+fn take_mode_of_devices(points: &mut [Point], devices: &BTreeSet<u16>, groups: BTreeSet<u16>) -> CommonMode {
+    if devices.len() < DEVICES_AS_PEERS_MIN {
+        points.iter_mut().for_each(|point| point.take_off(0.0));
+        return CommonMode { value: 0.0, groups, by_device: false };
+    }
+    let without = centres(points, &groups, devices);
+    let of = |point: &Point| without.get(&(point.group, Some(point.device))).copied().unwrap_or(0.0);
+    let modes: Vec<f64> = points.iter().map(of).collect();
+    for (point, mode) in points.iter_mut().zip(modes) {
+        point.take_off(mode);
+    }
+    let value = groups.iter().filter_map(|group| without.get(&(*group, None)).copied()).next().unwrap_or(0.0);
+    CommonMode { value, groups, by_device: true }
+}
+
+impl Point {
+    fn take_off(&mut self, mode: f64) {
+        self.common_mode = mode;
+        self.residual[0] = self.log_ratio - mode;
+    }
+
+    fn weight(&self) -> f64 {
+        1.0 / (self.poisson[0] + CELL_NOISE * CELL_NOISE)
+    }
+}
+
+/// The weighted median of each group, over all its devices and with each device left out. A group that has no other
+/// device keeps the one it has.
+fn centres(
+    points: &[Point],
+    groups: &BTreeSet<u16>,
+    devices: &BTreeSet<u16>,
+) -> BTreeMap<(u16, Option<u16>), f64> {
+    let mut centres = BTreeMap::new();
+    for group in groups {
+        let mut members: Vec<&Point> = points.iter().filter(|p| p.group == *group).collect();
+        members.sort_by(|a, b| a.log_ratio.total_cmp(&b.log_ratio));
+        let all = weighted_median(members.iter().map(|p| (p.log_ratio, p.weight())));
+        for device in devices {
+            let others = members.iter().filter(|p| p.device != *device).map(|p| (p.log_ratio, p.weight()));
+            let centre = weighted_median(others).or(all);
+            centres.extend(centre.map(|centre| ((*group, Some(*device)), centre)));
+        }
+        centres.extend(all.map(|centre| ((*group, None), centre)));
+    }
+    centres
+}
+
+/// The lower weighted median of values in ascending order.
+fn weighted_median(sorted: impl Iterator<Item = (f64, f64)> + Clone) -> Option<f64> {
+    let half = sorted.clone().map(|(_, weight)| weight).sum::<f64>() / 2.0;
+    let mut below = 0.0;
+    for (value, weight) in sorted {
+        below += weight;
+        if below >= half {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// What a majority shares: the median; between two middle values the one nearer to zero, or zero when they disagree.
+fn shared(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let count = values.len();
+    if count == 0 {
+        return 0.0;
+    }
+    let (low, high) = (values[(count - 1) / 2], values[count / 2]);
+    match (low.signum() == high.signum(), low.abs() < high.abs()) {
+        (false, _) => 0.0,
+        (true, true) => low,
+        (true, false) => high,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn point(device: u16, stack: u16, log_ratio: f64) -> Point {
+        Point {
+            region: 0,
+            device,
+            stack,
+            group: stack,
+            series: 0,
+            observed: 0.0,
+            expected: 1000.0,
+            log_ratio,
+            common_mode: 0.0,
+            residual: [0.0; HORIZONS],
+            poisson: [0.001; HORIZONS],
+            explained: 0.0,
+        }
+    }
+
+    fn lattice(ratio: impl Fn(u16, u16) -> f64) -> Vec<Point> {
+        let cells = (0..4).flat_map(|device| (0..4).map(move |stack| (device, stack)));
+        cells.map(|(device, stack)| point(device, stack, ratio(device, stack))).collect()
+    }
+
+    #[test]
+    fn an_event_is_shared_and_leaves_little_over() {
+        let mut points = lattice(|_, stack| [-0.5, -0.6, -0.4, -0.55][usize::from(stack)]);
+        let mode = take_common_mode(&mut points);
+        assert!((mode.value + 0.5).abs() < 0.06, "{}", mode.value);
+        assert!(points.iter().all(|p| p.residual[0].abs() < 0.2));
+    }
+
+    #[test]
+    fn a_fault_of_one_stack_or_device_is_left_over_whole() {
+        let mut points = lattice(|_, stack| if stack == 2 { -1.0 } else { 0.0 });
+        assert!(take_common_mode(&mut points).value.abs() < 1e-9);
+        assert!(points.iter().all(|p| (p.residual[0] - p.log_ratio).abs() < 1e-9));
+        let mut points = lattice(|device, _| if device == 1 { -1.0 } else { 0.3 });
+        take_common_mode(&mut points);
+        assert!(points.iter().filter(|p| p.device == 1).all(|p| (p.residual[0] + 1.3).abs() < 1e-9));
+    }
+
+    #[test]
+    fn stacks_with_a_shared_dependency_count_once() {
+        let ratio = |_, stack: u16| if stack < 2 { -1.0 } else { 0.0 };
+        let mut points: Vec<Point> = lattice(ratio);
+        points.retain(|p| p.stack < 3);
+        points.iter_mut().filter(|p| p.stack == 1).for_each(|p| p.group = 0);
+        let mode = take_common_mode(&mut points);
+        assert_eq!(mode.groups.len(), 2);
+        assert!(mode.value.abs() < 1e-9, "one of two is no majority");
+        assert!(points.iter().filter(|p| p.stack < 2).all(|p| p.residual[0] < -0.9));
+    }
+
+    #[test]
+    fn with_one_stack_devices_stand_in_and_alone_nothing_does() {
+        let mut points: Vec<Point> =
+            (0..5).map(|device| point(device, 0, -f64::from(u8::from(device == 2)))).collect();
+        assert!(take_common_mode(&mut points).by_device);
+        assert!(points[2].residual[0] < -0.9 && points[0].residual[0].abs() < 1e-9);
+        let mut lone = vec![point(0, 0, -1.0)];
+        assert_eq!(take_common_mode(&mut lone).groups.len(), 1);
+        assert!(lone[0].residual[0] < -0.9);
+    }
+
+    #[test]
+    fn what_is_shared_needs_a_majority() {
+        assert_eq!(shared(vec![]), 0.0);
+        assert_eq!(shared(vec![-1.0, 0.0]), 0.0);
+        assert_eq!(shared(vec![-1.0, -0.2]), -0.2);
+        assert_eq!(shared(vec![-1.0, 0.0, 0.1]), 0.0);
+        assert_eq!(shared(vec![0.3, 0.5, 0.4, 9.0]), 0.4);
+    }
+}

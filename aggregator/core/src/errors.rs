@@ -1,0 +1,119 @@
+//! Errors as counter-evidence: errors per unit of traffic inside a scope, against those outside it.
+//!
+//! It must never read more traffic as more errors. The hard case is traffic that fell: the errors expected of what is
+//! left fall with it, so that a service that fails for those who still come is seen.
+use crate::correlate::log_ratio;
+use crate::evidence::ErrorEvidence;
+use crate::region::{Fleet, Region, Series};
+
+/// Spread of error ratios between healthy parts of a region, besides counting.
+const SPREAD: f64 = 0.15;
+/// Standard deviations from which errors inside lie above those outside for sure.
+const SIGNIFICANCE_MIN: f64 = 2.5;
+/// Fewer expected and observed errors than this together say nothing.
+const ERRORS_MIN: f64 = 2.0;
+/// A cell's traffic moves the errors expected of it by at most this log ratio.
+const TRAFFIC_MAX: f64 = 3.0;
+
+/// Which metrics are errors and which are traffic, by place, in order of their names.
+pub(crate) struct Roles {
+    pub(crate) errors: Vec<u16>,
+    pub(crate) traffic: Vec<u16>,
+}
+
+impl Roles {
+    /// What the traffic of `cell` was in the window, as a factor of its expectation; 1 when it is not known.
+    pub(crate) fn traffic_factor(&self, region: &Region, cell: u32) -> f64 {
+        let known = self.traffic.iter().filter_map(|metric| region.find_series(cell, *metric));
+        let Some(traffic) = known.into_iter().find(|s| s.latest.count > 0 && s.latest.expected > 0.0) else {
+            return 1.0;
+        };
+        let (ratio, _) = log_ratio(traffic.latest.observed, traffic.latest.expected, true);
+        ratio.clamp(-TRAFFIC_MAX, TRAFFIC_MAX).exp()
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    observed: f64,
+    expected: f64,
+}
+
+impl Tally {
+    fn add(&mut self, observed: f64, expected: f64) {
+        self.observed += observed;
+        self.expected += expected;
+    }
+
+    fn log_ratio(self) -> f64 {
+        log_ratio(self.observed, self.expected, true).0
+    }
+
+    fn variance(self) -> f64 {
+        1.0 / (self.expected.max(self.observed) + 0.5)
+    }
+}
+
+/// Compares the errors of the cells that `inside` picks (by device and stack) with the others of `regions`.
+/// Without an outside, the inside is compared with its expectation and has to be raised strongly, by `strongly`.
+/// None when no metric has the role of errors, or when there are too few errors to say anything.
+pub(crate) fn weigh(
+    fleet: &Fleet,
+    roles: &Roles,
+    regions: &[u16],
+    inside: &dyn Fn(u16, u16, u16) -> bool,
+    (raised, strongly): (f64, f64),
+) -> Option<ErrorEvidence> {
+    let weighed = roles
+        .errors
+        .iter()
+        .filter_map(|metric| weigh_metric(fleet, roles, *metric, regions, inside, (raised, strongly)));
+    weighed.reduce(|best, next| if next.significance > best.significance { next } else { best })
+}
+
+fn weigh_metric(
+    fleet: &Fleet,
+    roles: &Roles,
+    metric: u16,
+    regions: &[u16],
+    inside: &dyn Fn(u16, u16, u16) -> bool,
+    (raised, strongly): (f64, f64),
+) -> Option<ErrorEvidence> {
+    // The window alone, and the decayed sums, whose expectation has the common mode of the errors in it.
+    let mut tallies = [[Tally::default(); 2]; 2];
+    for place in regions {
+        let Some(region) = fleet.get(*place) else { continue };
+        let of_metric = region.series.iter().filter(|s| s.metric == metric && s.latest.count > 0);
+        for series in of_metric {
+            let Some(cell) = region.cells.get(series.cell as usize) else { continue };
+            let side = usize::from(!inside(*place, cell.device, cell.stack));
+            let factor = roles.traffic_factor(region, series.cell);
+            tallies[0][side].add(series.latest.observed, series.latest.expected * factor);
+            tallies[1][side].add(series.long.observed, series.long.expected);
+        }
+    }
+    let alone = tallies[0][1].expected <= 0.0;
+    let horizons = if alone { &tallies[..1] } else { &tallies[..] };
+    let threshold = if alone { strongly } else { raised };
+    let name = fleet.names.metrics.get(metric);
+    let compared =
+        horizons.iter().filter_map(|[inner, outer]| compare(name, *inner, *outer, alone, threshold));
+    compared.reduce(|best, next| if next.significance > best.significance { next } else { best })
+}
+
+fn compare(metric: &str, inner: Tally, outer: Tally, alone: bool, threshold: f64) -> Option<ErrorEvidence> {
+    (inner.observed + inner.expected >= ERRORS_MIN).then_some(())?;
+    let (inside, outside) = (inner.log_ratio(), if alone { 0.0 } else { outer.log_ratio() });
+    let variance = inner.variance() + if alone { 0.0 } else { outer.variance() } + SPREAD * SPREAD;
+    let significance = (inside - outside) / variance.sqrt();
+    let raised = inside - outside >= threshold && significance >= SIGNIFICANCE_MIN;
+    Some(ErrorEvidence { metric: metric.into(), inside, outside, significance, threshold, raised })
+}
+
+impl Series {
+    /// Moves the decayed sums on by the latest window, whose expectation is multiplied by `factor`.
+    pub(crate) fn decay(&mut self, keep: f64, factor: f64) {
+        self.long.observed = keep * self.long.observed + self.latest.observed;
+        self.long.expected = keep * self.long.expected + self.latest.expected * factor;
+    }
+}

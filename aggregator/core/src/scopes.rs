@@ -1,0 +1,351 @@
+//! Scopes: what is left over, pooled over the sets that faults come in, and the fewest of them that explain it.
+//!
+//! It must never report one fault twice. The hard case is nested sets, a cell within a stack within a device everywhere:
+//! the set with the best support is taken, its shift is subtracted, and the search goes on with the rest.
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::correlate::{HORIZONS, LONG_KEEP, Point};
+use crate::settings::Judgement;
+
+/// Stands for every region, device or stack in a [`ScopeKey`].
+pub(crate) const ALL: u16 = u16::MAX;
+/// Marks the stack of a key as the first of a group that shares a dependency.
+pub(crate) const GROUP: u16 = 0x8000;
+/// Scopes explained in one window and metric at most.
+const SCOPES_MAX: usize = 16;
+/// The share of a scope's weight that must deviate like the scope.
+const COHERENCE_MIN: f64 = 0.7;
+/// Noise of a scope before any was learned, and the least it can come to.
+const NOISE_FIRST: f64 = 0.12;
+const NOISE_MIN: f64 = 0.02;
+/// A window moves the learned noise by at most this many standard deviations.
+const NOISE_CLIP: f64 = 3.0;
+/// A cell may differ by this share from what a broader scope explained.
+const UNEVEN_EXPLAINED: f64 = 0.35;
+
+/// A set of cells: a region or all, a device or all, a stack, a group or all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct ScopeKey {
+    pub(crate) metric: u16,
+    pub(crate) region: u16,
+    pub(crate) device: u16,
+    pub(crate) stack: u16,
+}
+
+/// The learned noise of one scope: variance of its pooled leftover beyond counting, by horizon. 24 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Noise {
+    windows: u32,
+    variance: [f64; HORIZONS],
+}
+
+impl Default for Noise {
+    fn default() -> Self {
+        Self { windows: 0, variance: [NOISE_FIRST * NOISE_FIRST; HORIZONS] }
+    }
+}
+
+impl Noise {
+    pub(crate) fn variance(&self, horizon: usize) -> f64 {
+        self.variance[horizon].max(NOISE_MIN * NOISE_MIN)
+    }
+
+    /// Learns from a pooled leftover whose known variance is `known`; outliers move it by a bounded step only.
+    pub(crate) fn learn(&mut self, shift: [f64; HORIZONS], known: [f64; HORIZONS], half_life_windows: f64) {
+        self.windows = self.windows.saturating_add(1);
+        let settled = std::f64::consts::LN_2 / half_life_windows.max(1.0);
+        let rate = settled.max(1.0 / (f64::from(self.windows) + 10.0));
+        for horizon in 0..HORIZONS {
+            let sd2 = known[horizon] + self.variance(horizon);
+            let seen = (shift[horizon] * shift[horizon]).min(NOISE_CLIP * NOISE_CLIP * sd2) - known[horizon];
+            let next = self.variance[horizon] + rate * (seen - self.variance[horizon]);
+            self.variance[horizon] = next.max(NOISE_MIN * NOISE_MIN);
+        }
+    }
+}
+
+/// What a scope shows in one window.
+#[derive(Clone, Debug)]
+pub(crate) struct Pooled {
+    pub(crate) key: ScopeKey,
+    /// Indices of its points.
+    pub(crate) members: Vec<usize>,
+    /// The pooled leftover, as a log ratio, of the horizon that shows it best.
+    pub(crate) shift: f64,
+    /// One standard deviation of it, unevenness included.
+    pub(crate) deviation: f64,
+    /// `shift` in standard deviations.
+    pub(crate) significance: f64,
+    /// The mean common mode of its cells.
+    pub(crate) common_mode: f64,
+    /// How much better the window is explained with it.
+    pub(crate) gain: f64,
+    /// The regions among its cells that deviate like the whole.
+    pub(crate) regions: BTreeSet<u16>,
+}
+
+/// What the search needs to know besides the points.
+pub(crate) struct Search<'a> {
+    pub(crate) noise: &'a BTreeMap<ScopeKey, Noise>,
+    pub(crate) settings: &'a Judgement,
+    /// The least common mode to allow for, by region: larger while the calendar announces an event.
+    pub(crate) announced: &'a BTreeMap<u16, f64>,
+    /// The significance that a scope needs; lower for those of live incidents.
+    pub(crate) needed: &'a dyn Fn(ScopeKey) -> f64,
+    /// The least leftover that matters.
+    pub(crate) residual_min: f64,
+    /// Directions that matter: down, up.
+    pub(crate) directions: (bool, bool),
+}
+
+/// The members of every scope, by key.
+pub(crate) fn members(metric: u16, points: &[Point]) -> BTreeMap<ScopeKey, Vec<usize>> {
+    let mut scopes: BTreeMap<ScopeKey, Vec<usize>> = BTreeMap::new();
+    let regions = points.iter().map(|p| p.region).collect::<BTreeSet<_>>().len();
+    let mut stacks_of: BTreeMap<u16, BTreeSet<u16>> = BTreeMap::new();
+    for p in points {
+        stacks_of.entry(p.group).or_default().insert(p.stack);
+    }
+    for (index, p) in points.iter().enumerate() {
+        let shared = stacks_of.get(&p.group).is_some_and(|stacks| stacks.len() > 1);
+        let group = GROUP | p.group;
+        let mut add = |region, device, stack| {
+            scopes.entry(ScopeKey { metric, region, device, stack }).or_default().push(index);
+        };
+        for region in [p.region, ALL].into_iter().take(if regions > 1 { 2 } else { 1 }) {
+            add(region, p.device, p.stack);
+            add(region, ALL, p.stack);
+            add(region, p.device, ALL);
+            if shared {
+                add(region, ALL, group);
+                add(region, p.device, group);
+            }
+        }
+    }
+    scopes
+}
+
+/// The pooled leftover of `members` at `horizon`: shift, variance from counting, mean common mode, sum of weights.
+fn pool(points: &[Point], members: &[usize], horizon: usize) -> (f64, f64, f64, f64) {
+    let (mut weights, mut shift, mut counting, mut common) = (0.0, 0.0, 0.0, 0.0);
+    for point in members.iter().map(|index| &points[*index]) {
+        let weight = 1.0 / (point.poisson[horizon] + CELL_SPREAD * CELL_SPREAD);
+        weights += weight;
+        shift += weight * point.residual[horizon];
+        counting += weight * weight * point.poisson[horizon];
+        common += weight * point.common_mode;
+    }
+    let total = if weights > 0.0 { weights } else { 1.0 };
+    (shift / total, counting / (total * total), common / total, weights)
+}
+
+/// Spread of cells within a scope besides counting, so that a huge cell does not stand for its whole scope.
+const CELL_SPREAD: f64 = 0.08;
+
+impl Search<'_> {
+    /// What the scope shows, at the horizon that shows it best.
+    pub(crate) fn pool(&self, key: ScopeKey, members: &[usize], points: &[Point]) -> Pooled {
+        let noise = self.noise.get(&key).copied().unwrap_or_default();
+        let explained = members.iter().map(|i| points[*i].explained.abs()).fold(0.0, f64::max);
+        let announced = members
+            .iter()
+            .filter_map(|i| self.announced.get(&points[*i].region))
+            .fold(0.0, |a: f64, b| a.max(*b));
+        let mut best: Option<Pooled> = None;
+        let now = pool(points, members, 0).0;
+        for horizon in 0..HORIZONS {
+            let (shift, counting, common_mode, weights) = pool(points, members, horizon);
+            let uneven =
+                self.settings.unevenness * common_mode.abs().max(announced) + UNEVEN_EXPLAINED * explained;
+            let variance = counting + noise.variance(horizon) + uneven * uneven;
+            let significance = shift.abs() / variance.sqrt();
+            // Past windows count only while the present one agrees with them.
+            let agrees = horizon == 0 || now * shift.signum() >= 0.5 * shift.abs();
+            if agrees && best.as_ref().is_none_or(|known| significance > known.significance) {
+                let spread = uneven * uneven * weights / (members.len().max(1) as f64);
+                let gain = 0.5 * shift * shift * weights / (1.0 + spread);
+                let deviation = variance.sqrt();
+                let (members, regions) = (members.into(), BTreeSet::new());
+                best =
+                    Some(Pooled { key, members, shift, deviation, significance, common_mode, gain, regions });
+            }
+        }
+        best.unwrap_or_else(|| Pooled {
+            key,
+            members: members.into(),
+            shift: 0.0,
+            deviation: 1.0,
+            significance: 0.0,
+            common_mode: 0.0,
+            gain: 0.0,
+            regions: BTreeSet::new(),
+        })
+    }
+
+    fn qualifies(&self, pooled: &Pooled, points: &[Point]) -> bool {
+        let wanted = if pooled.shift < 0.0 { self.directions.0 } else { self.directions.1 };
+        wanted
+            && pooled.shift.abs() >= self.residual_min
+            && pooled.significance >= (self.needed)(pooled.key)
+            && is_coherent(pooled, points)
+    }
+
+    /// The fewest scopes that explain what is left over, the best supported first.
+    pub(crate) fn explain(
+        &self,
+        scopes: &BTreeMap<ScopeKey, Vec<usize>>,
+        points: &mut [Point],
+    ) -> Vec<Pooled> {
+        let mut found: Vec<Pooled> = Vec::new();
+        while found.len() < SCOPES_MAX {
+            let mut best: Option<Pooled> = None;
+            for (key, members) in scopes {
+                let pooled = self.pool(*key, members, points);
+                let better = best.as_ref().is_none_or(|known| pooled.gain > known.gain * (1.0 + 1e-9));
+                if better && self.qualifies(&pooled, points) && found.iter().all(|f| f.key != *key) {
+                    best = Some(pooled);
+                }
+            }
+            let Some(mut best) = best else { break };
+            best.regions = regions_alike(&best, points);
+            for index in &best.members {
+                let point = &mut points[*index];
+                point.residual.iter_mut().for_each(|residual| *residual -= best.shift);
+                point.explained += best.shift;
+            }
+            found.push(best);
+        }
+        found
+    }
+}
+
+/// The regions of the scope whose own pooled leftover is like that of the whole.
+fn regions_alike(pooled: &Pooled, points: &[Point]) -> BTreeSet<u16> {
+    let regions: BTreeSet<u16> = pooled.members.iter().map(|index| points[*index].region).collect();
+    let alike = |region: &u16| {
+        let slice: Vec<usize> =
+            pooled.members.iter().copied().filter(|i| points[*i].region == *region).collect();
+        pool(points, &slice, 0).0 * pooled.shift.signum() >= 0.4 * pooled.shift.abs()
+    };
+    let kept: BTreeSet<u16> = regions.iter().copied().filter(alike).collect();
+    if kept.is_empty() { regions } else { kept }
+}
+
+/// Whether most of the scope's weight deviates like the whole.
+fn is_coherent(pooled: &Pooled, points: &[Point]) -> bool {
+    let (mut alike, mut total) = (0.0, 0.0);
+    for point in pooled.members.iter().map(|index| &points[*index]) {
+        let weight = 1.0 / (point.poisson[0] + CELL_SPREAD * CELL_SPREAD);
+        total += weight;
+        if point.residual[0] * pooled.shift.signum() >= 0.4 * pooled.shift.abs() {
+            alike += weight;
+        }
+    }
+    alike >= COHERENCE_MIN * total
+}
+
+/// Learns the noise of every scope from leftovers that no live incident covers. Call it before explaining.
+pub(crate) fn learn(
+    noise: &mut BTreeMap<ScopeKey, Noise>,
+    scopes: &BTreeMap<ScopeKey, Vec<usize>>,
+    points: &[Point],
+    settings: &Judgement,
+    rests: &dyn Fn(ScopeKey) -> bool,
+) {
+    for (key, members) in scopes.iter().filter(|(key, _)| !rests(**key)) {
+        let (mut shifts, mut known) = ([0.0; HORIZONS], [0.0; HORIZONS]);
+        for horizon in 0..HORIZONS {
+            let (shift, counting, common_mode, _) = pool(points, members, horizon);
+            let uneven = settings.unevenness * common_mode;
+            shifts[horizon] = shift;
+            known[horizon] = counting + uneven * uneven;
+        }
+        noise.entry(*key).or_default().learn(shifts, known, settings.noise_half_life_windows);
+    }
+}
+
+/// Variance from counting of decayed sums, as a share of that of a single window with the same expectation.
+pub(crate) const LONG_VARIANCE: f64 = 1.0 / (1.0 + LONG_KEEP);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::correlate::take_common_mode;
+
+    fn lattice(ratio: impl Fn(u16, u16, u16) -> f64) -> Vec<Point> {
+        let mut all = Vec::new();
+        for region in 0..3 {
+            let mut points = Vec::new();
+            for (device, stack) in (0..4).flat_map(|device| (0..4).map(move |stack| (device, stack))) {
+                points.push(Point {
+                    region,
+                    device,
+                    stack,
+                    group: stack,
+                    series: 0,
+                    observed: 0.0,
+                    expected: 1000.0,
+                    log_ratio: ratio(region, device, stack),
+                    common_mode: 0.0,
+                    residual: [0.0; HORIZONS],
+                    poisson: [0.001; HORIZONS],
+                    explained: 0.0,
+                });
+            }
+            take_common_mode(&mut points);
+            points.iter_mut().for_each(|p| p.residual[1] = p.residual[0]);
+            all.extend(points);
+        }
+        all
+    }
+
+    fn explain(mut points: Vec<Point>) -> Vec<(u16, u16, u16)> {
+        let settings = Judgement::default();
+        let mut noise = BTreeMap::new();
+        let quiet = lattice(|_, _, _| 0.0);
+        for _ in 0..500 {
+            learn(&mut noise, &members(0, &quiet), &quiet, &settings, &|_| false);
+        }
+        let search = Search {
+            noise: &noise,
+            settings: &settings,
+            announced: &BTreeMap::new(),
+            needed: &|_| 4.5,
+            residual_min: 0.2,
+            directions: (true, false),
+        };
+        let scopes = members(0, &points);
+        let found = search.explain(&scopes, &mut points);
+        found.iter().map(|f| (f.key.region, f.key.device, f.key.stack)).collect()
+    }
+
+    #[test]
+    fn each_fault_is_explained_by_its_own_scope() {
+        assert_eq!(explain(lattice(|_, _, _| 0.0)), []);
+        assert_eq!(explain(lattice(|r, _, s| if (r, s) == (1, 2) { -0.7 } else { 0.0 })), [(1, ALL, 2)]);
+        assert_eq!(explain(lattice(|_, d, _| if d == 3 { -0.7 } else { 0.0 })), [(ALL, 3, ALL)]);
+        assert_eq!(explain(lattice(|r, d, s| if (r, d, s) == (0, 1, 2) { -0.7 } else { 0.0 })), [(0, 1, 2)]);
+    }
+
+    #[test]
+    fn a_fault_during_an_event_is_found_and_the_event_is_not() {
+        let event = |_: u16, d: u16, s: u16| 0.6 + 0.05 * f64::from(d) - 0.04 * f64::from(s);
+        assert_eq!(explain(lattice(event)), []);
+        let both = |r: u16, d: u16, s: u16| event(r, d, s) - if (r, s) == (1, 2) { 1.5 } else { 0.0 };
+        assert_eq!(explain(lattice(both)), [(1, ALL, 2)]);
+    }
+
+    #[test]
+    fn noise_is_learned_and_outliers_move_it_little() {
+        let mut noise = Noise::default();
+        for step in 0..2000 {
+            let shift = if step % 2 == 0 { 0.05 } else { -0.05 };
+            noise.learn([shift; 2], [0.0; 2], 288.0);
+        }
+        assert!((noise.variance(0).sqrt() - 0.05).abs() < 0.005, "{}", noise.variance(0).sqrt());
+        noise.learn([-5.0; 2], [0.0; 2], 288.0);
+        assert!(noise.variance(0).sqrt() < 0.052);
+    }
+}

@@ -1,0 +1,248 @@
+//! Verdicts: from what a scope shows to what it is, whether people are notified, and what would have changed that.
+//!
+//! It must never look at anything but the numbers that it writes into the evidence. The hard case is a fault in the
+//! middle of an event: what is left over counts, with a tolerance that grows with the event, and errors decide.
+use crate::alarm::{Scope, Severity, Verdict};
+use crate::evidence::{Direction, Evidence};
+use crate::settings::{AlarmOn, Judgement, Role};
+
+/// What is decided about one scope.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ruling {
+    pub(crate) verdict: Verdict,
+    pub(crate) notify: bool,
+    pub(crate) notify_after: Option<u32>,
+    pub(crate) at_once: bool,
+    pub(crate) reason: String,
+    pub(crate) counterfactual: String,
+}
+
+impl Ruling {
+    fn hold(verdict: Verdict, reason: impl Into<String>, counterfactual: impl Into<String>) -> Self {
+        Self {
+            verdict,
+            notify: false,
+            notify_after: None,
+            at_once: false,
+            reason: reason.into(),
+            counterfactual: counterfactual.into(),
+        }
+    }
+
+    fn page(reason: impl Into<String>, counterfactual: impl Into<String>) -> Self {
+        Self { notify: true, ..Self::hold(Verdict::Malfunction, reason, counterfactual) }
+    }
+}
+
+/// Whether `direction` is one that people are notified of.
+pub(crate) fn matters(alarm_on: AlarmOn, direction: Direction) -> bool {
+    match alarm_on {
+        AlarmOn::Both => true,
+        AlarmOn::Drop => direction == Direction::Drop,
+        AlarmOn::Rise => direction == Direction::Rise,
+    }
+}
+
+fn percent(log_ratio: f64) -> String {
+    format!("{:+.0} %", (log_ratio.exp() - 1.0) * 100.0)
+}
+
+fn peers(evidence: &Evidence) -> String {
+    crate::alarm::list(&evidence.peers)
+}
+
+/// Rules on what is left over in a scope. None when it is too weak to be told at all.
+pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgement) -> Option<Ruling> {
+    let size = evidence.residual.abs();
+    let event_on = evidence.common_mode.abs() >= settings.common_mode_min || !evidence.calendar.is_empty();
+    let sure = evidence.significance >= settings.significance;
+    let raised = evidence.errors.as_ref().filter(|errors| errors.raised);
+    if evidence.peers.is_empty() {
+        return sure.then(|| rule_without_peers(evidence, settings));
+    }
+    let would = format!(
+        "would have been held back had {} changed by {} too",
+        peers(evidence),
+        percent(evidence.residual)
+    );
+    let ruling = match (role, raised) {
+        (Role::Traffic, Some(errors)) => Ruling::page(
+            format!(
+                "left over against {} with errors raised by {} inside",
+                peers(evidence),
+                percent(errors.inside - errors.outside)
+            ),
+            format!(
+                "would have been held back as uneven had errors inside stayed below {}, or {would}",
+                percent(errors.threshold)
+            ),
+        ),
+        _ if !sure => return None,
+        (Role::Traffic, None) if size >= settings.very_large => {
+            Ruling::page(format!("a very large part is left over against {}", peers(evidence)), would)
+        }
+        (Role::Traffic, None) if evidence.errors.is_none() => {
+            Ruling::page(format!("left over against {}, beyond what events leave", peers(evidence)), would)
+        }
+        (Role::Traffic, None) if !event_on && size >= settings.large => Ruling::page(
+            format!("a large part is left over against {} while no event is on", peers(evidence)),
+            would,
+        ),
+        (Role::Errors, _) if size >= settings.errors_strongly_raised && !event_on => {
+            Ruling::page(format!("errors are raised strongly, and not among {}", peers(evidence)), would)
+        }
+        (Role::Latency | Role::Saturation, _) if !event_on => {
+            Ruling::page(format!("left over against {} while no event is on", peers(evidence)), would)
+        }
+        _ => Ruling {
+            notify_after: (role == Role::Traffic && !event_on).then_some(settings.patience_windows),
+            ..Ruling::hold(
+                Verdict::Undecided,
+                format!("left over against {}, but errors inside are not raised", peers(evidence)),
+                "would have notified had errors inside been raised, or had it lasted",
+            )
+        },
+    };
+    Some(Ruling { at_once: evidence.significance >= settings.significance_at_once, ..ruling })
+}
+
+/// Without independent stacks there is nothing to compare with: only a large deviation outside the calendar counts.
+fn rule_without_peers(evidence: &Evidence, settings: &Judgement) -> Ruling {
+    if !evidence.calendar.is_empty() {
+        return Ruling::hold(
+            Verdict::ScheduledEvent,
+            "no independent stack to compare with, and a scheduled event covers it",
+            "would have notified without the entry in the calendar",
+        );
+    }
+    let errors_raised = evidence.errors.as_ref().is_some_and(|errors| errors.raised);
+    if evidence.residual.abs() >= settings.large || errors_raised {
+        return Ruling::page(
+            "no independent stack to compare with; large by itself, and no scheduled event covers it",
+            format!(
+                "would have been held back below {} or inside a scheduled event",
+                percent(settings.large)
+            ),
+        );
+    }
+    Ruling {
+        notify_after: Some(settings.patience_windows),
+        ..Ruling::hold(
+            Verdict::Undecided,
+            "no independent stack to compare with, and not large enough by itself",
+            format!("would have notified from {} on, or had it lasted", percent(settings.large)),
+        )
+    }
+}
+
+/// Rules on what the independent stacks of a region share.
+pub(crate) fn rule_common(evidence: &Evidence, alarm_on: AlarmOn, settings: &Judgement) -> Ruling {
+    let direction = evidence.direction;
+    let shared = format!("{} share {}", peers(evidence), percent(evidence.common_mode));
+    if let Some(errors) = evidence.errors.as_ref().filter(|errors| errors.raised) {
+        let reason =
+            format!("{shared} while errors are {} above expectation everywhere", percent(errors.inside));
+        let would = format!(
+            "would have been held back as an event had errors stayed below {}",
+            percent(errors.threshold)
+        );
+        return Ruling {
+            at_once: evidence.significance >= settings.significance_at_once,
+            ..Ruling::page(reason, would)
+        };
+    }
+    if !evidence.calendar.is_empty() {
+        let reason =
+            format!("{shared}, and the calendar announces {}", crate::alarm::list(&evidence.calendar));
+        return Ruling::hold(
+            Verdict::ScheduledEvent,
+            reason,
+            "would have notified had errors been raised everywhere",
+        );
+    }
+    let nothing_left = evidence.common_mode <= -2.0 * settings.very_large;
+    if nothing_left && matters(alarm_on, direction) {
+        return Ruling::page(
+            format!("{shared}: next to nothing is left"),
+            "would have been held back had some traffic been left",
+        );
+    }
+    Ruling::hold(
+        Verdict::ExternalEvent,
+        format!("{shared}, so the cause lies outside any one of them, and errors are not raised everywhere"),
+        "would have notified had errors been raised everywhere, or had other stacks not shared it",
+    )
+}
+
+/// How urgent: by size and breadth; what is held back is for the record only.
+pub(crate) fn severity(scope: &Scope, evidence: &Evidence, notify: bool) -> Severity {
+    let broad = scope.region.is_empty() || (scope.device.is_empty() && scope.stack.is_empty());
+    let large = match evidence.direction {
+        Direction::Drop => evidence.residual.abs().max(-evidence.log_ratio) >= 0.7,
+        Direction::Rise => evidence.residual.abs() >= 1.6,
+    };
+    match (notify, broad || large) {
+        (false, _) => Severity::Info,
+        (true, false) => Severity::Warning,
+        (true, true) => Severity::Critical,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::ErrorEvidence;
+
+    fn evidence(residual: f64, common_mode: f64, raised: Option<bool>) -> Evidence {
+        let errors = raised.map(|raised| ErrorEvidence {
+            metric: "errors".into(),
+            inside: if raised { 1.5 } else { 0.0 },
+            outside: 0.0,
+            significance: 5.0,
+            threshold: 0.4,
+            raised,
+        });
+        Evidence {
+            residual,
+            common_mode,
+            significance: 6.0,
+            errors,
+            peers: vec!["payments".into(), "search".into()],
+            ..Evidence::nothing(Direction::of(residual))
+        }
+    }
+
+    fn notifies(evidence: &Evidence) -> bool {
+        rule_leftover(evidence, Role::Traffic, &Judgement::default()).is_some_and(|ruling| ruling.notify)
+    }
+
+    #[test]
+    fn errors_decide_while_an_event_is_on() {
+        assert!(notifies(&evidence(-0.5, 0.6, Some(true))));
+        assert!(!notifies(&evidence(-0.5, 0.6, Some(false))));
+        assert!(notifies(&evidence(-1.7, 0.6, Some(false))));
+        assert!(notifies(&evidence(-0.9, 0.0, Some(false))));
+        assert!(!notifies(&evidence(-0.4, 0.0, Some(false))));
+        assert!(notifies(&evidence(-0.4, 0.0, None)));
+    }
+
+    #[test]
+    fn without_peers_the_evidence_says_so() {
+        let lone = Evidence { peers: Vec::new(), ..evidence(-0.9, 0.0, None) };
+        let ruling = rule_leftover(&lone, Role::Traffic, &Judgement::default()).unwrap();
+        assert!(ruling.notify && ruling.reason.contains("no independent stack"));
+        let announced = Evidence { calendar: vec!["football".into()], ..lone };
+        assert!(!notifies(&announced));
+    }
+
+    #[test]
+    fn a_common_mode_is_an_event_unless_errors_are_raised() {
+        let settings = Judgement::default();
+        let rule = |evidence: &Evidence| rule_common(evidence, AlarmOn::Drop, &settings);
+        assert_eq!(rule(&evidence(-0.8, -0.8, Some(false))).verdict, Verdict::ExternalEvent);
+        assert_eq!(rule(&evidence(-0.8, -0.8, Some(true))).verdict, Verdict::Malfunction);
+        let announced = Evidence { calendar: vec!["football".into()], ..evidence(0.8, 0.8, None) };
+        assert_eq!(rule(&announced).verdict, Verdict::ScheduledEvent);
+        assert!(rule(&evidence(-4.0, -4.0, None)).notify);
+    }
+}
