@@ -22,6 +22,8 @@ mod room;
 mod settings;
 mod storage;
 
+use core::ops::Range;
+
 use vedette_common::{BootId, DropCounts, DropReason, Lane, MonoMs, RecordKey, Sequence};
 
 use index::Index;
@@ -112,12 +114,23 @@ struct LaneState {
     cursor: Option<Cursor>,
 }
 
-/// Where reading goes on: behind the record at `after`, in `segment` at offset `at`.
+/// The record that was given last, in `segment`: asked for it again, or for what follows, reading begins here.
 #[derive(Clone, Copy, Debug)]
 struct Cursor {
-    after: Position,
     segment: u16,
-    at: u32,
+    /// What it was asked for as coming after.
+    after: Option<Position>,
+    start: u32,
+    position: Position,
+    end: u32,
+}
+
+impl Cursor {
+    /// Where to begin reading for what comes after `after`, if this is of help.
+    fn begin(&self, after: Option<Position>) -> Option<u32> {
+        let again = (self.after == after).then_some(self.start);
+        again.or((after == Some(self.position)).then_some(self.end))
+    }
 }
 
 /// Records in two lanes on a [`Storage`]; see the module.
@@ -228,7 +241,9 @@ impl<'m, S: Storage> Spool<'m, S> {
                 continue;
             };
             let position = record.head.position;
-            self.lanes[lane.index()].cursor = Some(Cursor { after: position, segment, at: record.span.end });
+            let Range { start, end } = record.span;
+            let cursor = Cursor { segment, after, start, position, end };
+            self.lanes[lane.index()].cursor = Some(cursor);
             let frame = self.reader.bytes(&record.frame_span());
             return Ok(Some(Spooled { position, key: position.key(lane), frame }));
         }
@@ -372,8 +387,8 @@ impl<'m, S: Storage> Spool<'m, S> {
     fn find_after(&mut self, segment: u16, after: Option<Position>) -> Result<Option<Record>, StorageFault> {
         let Segment { lane, head, end, .. } = *self.index.get(segment);
         let cursor = lane.and_then(|lane| self.lanes[lane.index()].cursor);
-        let cursor = cursor.filter(|cursor| cursor.segment == segment && Some(cursor.after) == after);
-        let mut at = cursor.map_or(head, |cursor| cursor.at);
+        let cursor = cursor.filter(|cursor| cursor.segment == segment && cursor.start >= head);
+        let mut at = cursor.and_then(|cursor| cursor.begin(after)).unwrap_or(head);
         let mut previous = None;
         loop {
             let Some(record) = self.step(segment, (at, end), lane, previous)? else { return Ok(None) };
