@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
-use vedette_aggregator_core::{Alarm, IncidentState, Instant};
+use serde::{Deserialize, Serialize};
+use vedette_aggregator_core::{IncidentState, Instant, Kind, Scope, Severity};
 use vedette_common::WallMs;
 
 use super::{Failure, http_agent, judge_status};
@@ -21,6 +21,19 @@ pub struct AlertmanagerNotifier {
     url: String,
     labels: BTreeMap<String, String>,
     agent: ureq::Agent,
+}
+
+/// What is read of an alarm object; the rest may be of an older version of this program.
+#[derive(Debug, Deserialize)]
+struct Head {
+    id: String,
+    state: IncidentState,
+    kind: Kind,
+    at: Instant,
+    started_at: Instant,
+    severity: Severity,
+    scope: Scope,
+    summary: String,
 }
 
 /// An alert as the API takes it.
@@ -51,7 +64,7 @@ impl AlertmanagerNotifier {
 
     /// Posts alarm objects as alerts, in one request.
     pub(super) fn send<'b>(&self, bodies: impl IntoIterator<Item = &'b str>) -> Result<(), Failure> {
-        let alarms: Result<Vec<Alarm>, _> = bodies.into_iter().map(serde_json::from_str).collect();
+        let alarms: Result<Vec<Head>, _> = bodies.into_iter().map(serde_json::from_str).collect();
         let alarms = alarms.map_err(|error| Failure::Final(format!("not an alarm: {error}")))?;
         let now_ms = unix_ms(SystemTime::now());
         let alerts: Vec<Alert> = alarms.iter().map(|alarm| self.alert(alarm, now_ms)).collect();
@@ -59,7 +72,7 @@ impl AlertmanagerNotifier {
         judge_status(self.agent.post(&self.url).content_type("application/json").send(&body))
     }
 
-    fn alert(&self, alarm: &Alarm, now_ms: i64) -> Alert {
+    fn alert(&self, alarm: &Head, now_ms: i64) -> Alert {
         let belief_ms = i64::try_from(ALERTMANAGER_BELIEF.as_millis()).unwrap_or(i64::MAX);
         let open_until = Instant(WallMs(now_ms.saturating_add(belief_ms)));
         Alert {
@@ -71,7 +84,7 @@ impl AlertmanagerNotifier {
     }
 
     /// A dimension without names means all, and stays out of the labels.
-    fn labels(&self, alarm: &Alarm) -> BTreeMap<String, String> {
+    fn labels(&self, alarm: &Head) -> BTreeMap<String, String> {
         let mut labels = self.labels.clone();
         let own = [
             ("alertname", format!("vedette_{}", alarm.kind.as_str())),
