@@ -20,11 +20,12 @@ const _: () = assert!(size_of::<DeviationState>() <= DEVIATION_STATE_BYTES_MAX);
 /// When a deviation begins and ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DeviationSettings {
-    /// A deviation begins at this anomaly score, `[0, 1]`; default 0.5.
-    pub anomaly_onset: f32,
-    /// Or when recent errors are on average this many usual errors, at least 0; default 2.
+    /// A deviation begins at this combined score, `[0, 1]`, when the strain is at least `strain_ongoing`;
+    /// default 0.5.
+    pub combined_onset: f32,
+    /// Or at this strain, whatever the score, at least 0; default 6.
     pub strain_onset: f32,
-    /// It lasts while they are above this, at least 0, less than `strain_onset`; default 1.
+    /// It lasts while the strain is at least this, between 0 and `strain_onset`; default 3.
     pub strain_ongoing: f32,
     /// It ends after this time without a sign of it, in milliseconds of event time; default 600,000.
     pub calm_ms: i64,
@@ -32,7 +33,7 @@ pub struct DeviationSettings {
 
 impl Default for DeviationSettings {
     fn default() -> Self {
-        DeviationSettings { anomaly_onset: 0.5, strain_onset: 6.0, strain_ongoing: 2.0, calm_ms: 600_000 }
+        DeviationSettings { combined_onset: 0.5, strain_onset: 6.0, strain_ongoing: 3.0, calm_ms: 600_000 }
     }
 }
 
@@ -116,7 +117,7 @@ impl DeviationState {
         let strain = score.strain.abs();
         let strained = strain >= settings.strain_ongoing;
         let alarmed =
-            strain >= settings.strain_onset || (strained && score.anomaly >= settings.anomaly_onset);
+            strain >= settings.strain_onset || (strained && score.combined >= settings.combined_onset);
         if strained {
             self.sign_ms = at_ms;
             if self.stage == Stage::Calm {
@@ -150,5 +151,85 @@ impl DeviationState {
             _ => score.direction,
         };
         Phase::Onset
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: DeviationSettings =
+        DeviationSettings { combined_onset: 0.5, strain_onset: 6.0, strain_ongoing: 2.0, calm_ms: 600_000 };
+
+    /// One observation a minute with these strains; the phases that follow.
+    fn live<const N: usize>(
+        state: &mut DeviationState,
+        from_min: i64,
+        strains: [f32; N],
+    ) -> [Option<Phase>; N] {
+        let mut minute = from_min;
+        strains.map(|strain| {
+            let score = Score { strain, ready: true, expected: 100.0, ..Score::default() };
+            let at = WallMs(minute * 60_000);
+            minute += 1;
+            state.step(&SETTINGS, at, 100.0 + f64::from(strain), &score, false).map(|course| course.phase)
+        })
+    }
+
+    #[test]
+    fn a_deviation_begins_lasts_and_ends_once() {
+        let mut state = DeviationState::new();
+        let phases = live(&mut state, 100, [0.0, -3.0, -7.0, -7.0, -3.0]);
+        assert_eq!(phases, [None, None, Some(Phase::Onset), Some(Phase::Ongoing), Some(Phase::Ongoing)]);
+        assert_eq!(state.onset(), WallMs(101 * 60_000), "where the run began");
+        let phases = live(&mut state, 105, [-0.5; 12]);
+        assert_eq!(phases[8], Some(Phase::Ongoing));
+        assert_eq!(phases[9], Some(Phase::Ended));
+        assert_eq!(phases[10], None);
+    }
+
+    #[test]
+    fn wavering_is_one_deviation() {
+        let mut state = DeviationState::new();
+        live(&mut state, 0, [7.0]);
+        let phases = live(&mut state, 1, [1.0, 7.0, 0.0, 0.0, 7.0, 1.0, 2.5, 0.0]);
+        assert_eq!(phases, [Some(Phase::Ongoing); 8]);
+    }
+
+    #[test]
+    fn strain_without_alarm_is_none() {
+        let mut state = DeviationState::new();
+        assert_eq!(live(&mut state, 0, [3.0, 5.0, 3.0, 1.0, 3.0]), [None; 5]);
+    }
+
+    #[test]
+    fn an_alarm_under_some_strain_begins_one_downwards() {
+        let mut state = DeviationState::new();
+        let score = Score { combined: 0.8, strain: -2.5, ready: true, ..Score::default() };
+        let course = state.step(&SETTINGS, WallMs(5), 0.0, &score, true).expect("an onset");
+        assert_eq!(course, Course { phase: Phase::Onset, direction: Direction::Down, in_event: true });
+    }
+
+    #[test]
+    fn warm_up_is_no_deviation() {
+        let score = Score { combined: 1.0, strain: 9.0, ready: false, ..Score::default() };
+        assert_eq!(DeviationState::new().step(&SETTINGS, WallMs(0), 0.0, &score, false), None);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_keeps_the_order_of_phases() {
+        let mut state = DeviationState::new();
+        live(&mut state, 1_000, [7.0]);
+        assert_eq!(live(&mut state, 10, [7.0, 7.0]), [Some(Phase::Ongoing); 2]);
+        assert_eq!(live(&mut state, i64::MAX / 60_000, [0.0]), [Some(Phase::Ended)]);
+    }
+
+    #[test]
+    fn the_shape_is_the_last_eight_residuals() {
+        let mut state = DeviationState::new();
+        live(&mut state, 0, [9.0, 0.0, 0.0, 0.0, 0.0, -4.0, -8.0, -8.0, -8.0]);
+        let samples = state.shape().to_samples();
+        assert_eq!(samples[0], 0.0);
+        assert!(samples[7] < -0.9);
     }
 }

@@ -13,8 +13,8 @@ pub(super) fn ln(x: f32) -> f32 {
     let bits = x.to_bits();
     let exponent = ((bits >> 23) as i32 - 127) as f32;
     let y = f32::from_bits((bits & 0x007f_ffff) | 0x3f80_0000) - 1.0;
-    let p = y
-        * (0.999_495_56 + y * (-0.491_908_96 + y * (0.289_474_78 + y * (-0.136_062_75 + y * 0.032_158_45))));
+    let p =
+        y * (0.999_495_56 + y * (-0.491_908_96 + y * (0.289_474_8 + y * (-0.136_062_75 + y * 0.032_158_45))));
     exponent * core::f32::consts::LN_2 + p
 }
 

@@ -6,7 +6,7 @@
 use super::approximate::ln;
 
 /// The surprisal, in nats, that is worth 0.5.
-const THRESHOLD: f32 = 6.5;
+const THRESHOLD: f32 = 6.7;
 /// What the forecast and the derivative are worth against the distribution.
 const WEIGHT: f32 = 0.9;
 /// A surprisal counts while resting only if it is this many times the peak remembered.
@@ -36,7 +36,7 @@ impl Surprisals {
 
 /// A surprisal as a score: 0.5 at the threshold, rising from 0 towards 1.
 ///
-/// The odds grow with the fourth power, which spreads the range that matters, 3 to 12 nats, over 0.04 to 0.92.
+/// The odds grow with the fourth power, which spreads the range that matters, 3 to 12 nats, over 0.03 to 0.90.
 #[inline]
 pub(super) fn score(surprisal: f32) -> f32 {
     let odds = surprisal.max(0.0) * (1.0 / THRESHOLD);
@@ -73,7 +73,7 @@ impl Rest {
         }
         let admitted = (surprisal - FATIGUE * ln(1.0 + self.alarms)).max(0.0);
         self.peak = self.peak.max(surprisal);
-        self.alarms += (surprisal > THRESHOLD) as u8 as f32;
+        self.alarms += if surprisal > THRESHOLD { 1.0 } else { 0.0 };
         admitted
     }
 }

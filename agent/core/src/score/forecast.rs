@@ -1,13 +1,14 @@
 //! The forecast: what the next value should be, one step ahead, and how far off such forecasts usually are.
 //!
-//! Three experts speak: the level, the hour of the day, the hour of the week. Those that have erred less weigh
-//! more. The two seasonal ones are multiplied by a slow ratio, the level of today against that of the
-//! profile. It must never learn a fault within the hours that people need to see it, nor refuse a new level
-//! for ever: while errors are beyond what is usual, learning nearly rests; when that has lasted
-//! `PATIENCE_S`, the new level is taken up quickly. The hard case is telling the two apart by time alone.
+//! Three experts speak: the level, the hour of the day, the hour of the week; those that have erred less weigh
+//! more. The seasonal two are multiplied by a slow ratio, the level of these days against that of the profile.
+//! It must never learn a fault within the hours that people need to see it, nor refuse a new level for ever;
+//! `strain` sets the pace. The hard case is counts that are small: the usual error is larger than the fault,
+//! and only sums over many series can tell.
 
-use super::cadence;
+use super::cadence::rate;
 use super::season::{DAY, Place, Profile, WEEK};
+use super::strain::{Pace, Strain};
 use super::{Learning, Moment};
 
 const EXPERTS: usize = 3;
@@ -15,36 +16,17 @@ const EXPERTS: usize = 3;
 const LEVEL_TAU_S: f32 = 43_200.0;
 const RATIO_TAU_S: f32 = 86_400.0;
 const ERROR_TAU_S: f32 = 86_400.0;
-/// Time constant of the mean of recent errors behind `strain`; at least `RECENT_STEPS` observations.
-const RECENT_TAU_S: f32 = 1_200.0;
-const RECENT_RATE_MAX: f32 = 0.25;
-/// An hour's slot is a mean over its visits, by this many at least and at most.
+/// Until this many observations, means are over all of them.
+const YOUTH: u16 = 4_096;
+/// An hour of a profile is a mean over its visits so far, but over this many at least and at most.
 const HOUR_S: f32 = 3_600.0;
-const DAY_S: f32 = 24.0 * HOUR_S;
-const WEEK_S: f32 = 7.0 * DAY_S;
 const VISITS_MIN: f32 = 0.25;
-const VISITS_DAY: f32 = 6.0;
-const VISITS_WEEK: f32 = 4.0;
-/// Strain is at least measured against this.
-const RECENT_FLOOR: f32 = 0.2;
-/// While younger than this many observations, errors teach whatever their size.
-const YOUNG: u32 = 40;
-/// Until this age means are over all observations so far.
-const YOUTH: u32 = 4096;
-/// One error teaches at most as much as this many usual errors.
-const ERROR_CLIP: f32 = 4.0;
-/// Beyond these, in usual errors, an observation, or the mean of recent ones, is abnormal.
-const ABNORMAL_ERROR: f32 = 5.0;
-const ABNORMAL_STRAIN: f32 = 3.5;
-/// What is learned while abnormal, as a share of what is learned otherwise.
-const CAUTION: f32 = 0.05;
-const CAUTION_ERRORS: f32 = 0.3;
-/// After so long beyond the usual, the series has a new level.
-const PATIENCE_S: f32 = 28_800.0;
-/// How much faster that is learned.
-const HASTE: f32 = 6.0;
-/// Bounds of today's level against the profile.
+const VISITS_DAY_MAX: f32 = 6.0;
+const VISITS_WEEK_MAX: f32 = 4.0;
+/// Bounds of the level of these days against that of the profile.
 const RATIO_MAX: f32 = 8.0;
+/// How far below and above its mean size a series is taken to scale its noise.
+const SCALE_MAX: f32 = 10.0;
 
 /// What a step of the forecast needs to know beside the value.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +36,7 @@ pub(super) struct Step {
     /// Seconds since the observation before.
     pub(super) step_s: f32,
     /// Number of observations with this one, from 1.
-    pub(super) n: u32,
+    pub(super) n: u16,
     /// 32 uniform random bits.
     pub(super) random: u32,
     /// The series has been below zero.
@@ -70,39 +52,38 @@ pub(super) struct Forecasted {
     pub(super) expected: f32,
     /// The value minus the forecast.
     pub(super) residual: f32,
-    /// The mean of recent residuals, in usual errors.
+    /// The mean of recent residuals against its usual size.
     pub(super) strain: f32,
 }
 
-/// Level, seasons and their usual errors.
+/// Level, seasons and their usual errors; 428 bytes.
 #[repr(C)]
 #[derive(Clone, Debug)]
 pub(super) struct Forecast {
     level: f32,
-    /// Today's level against the profile.
+    /// The level of these days against that of the profile.
     ratio: f32,
     /// Mean size of the series.
     size: f32,
     /// Usual (mean absolute) error of each expert.
     errors: [f32; EXPERTS],
-    /// Usual error of the blend, for a series at its mean size.
+    /// Usual error of the blend when the series is at its mean size.
     usual: f32,
-    /// Mean of recent residuals in usual errors, and its usual size.
-    recent: f32,
-    usual_recent: f32,
-    /// For how long the series has been abnormal.
-    abnormal_s: f32,
+    strain: Strain,
     /// For how long the seasons have been learned.
     age_s: f32,
     day: Profile<DAY>,
     week: Profile<WEEK>,
 }
 
-/// One round of forecasts, kept between predicting and learning.
+/// What the experts said, kept between forecasting and learning.
 struct Round {
-    places: (Place, Place),
+    day: Place,
+    week: Place,
     experts: [f32; EXPERTS],
+    /// The blend of the seasonal experts, and of all.
     season: f32,
+    blend: f32,
 }
 
 impl Forecast {
@@ -113,9 +94,7 @@ impl Forecast {
             size: 0.0,
             errors: [0.0; EXPERTS],
             usual: 0.0,
-            recent: 0.0,
-            usual_recent: 0.0,
-            abnormal_s: 0.0,
+            strain: Strain::new(),
             age_s: 0.0,
             day: Profile::new(),
             week: Profile::new(),
@@ -128,37 +107,43 @@ impl Forecast {
         if step.n == 1 {
             (self.level, self.size) = (x, x.abs());
         }
-        let (round, blend) = self.predict(step.moment);
-        let expected = if step.signed { blend } else { blend.max(0.0) };
+        let round = self.ask(step.moment);
+        let expected = if step.signed { round.blend } else { round.blend.max(0.0) };
         let residual = x - expected;
-        let usual = self.usual_at(expected);
-        self.judge(residual / usual, step);
+        let scale = self.scale_at(expected);
+        let usual = self.usual * scale + self.error_floor();
+        let pace = self.strain.observe(residual / usual, step.step_s, step.n);
         if step.learning == Learning::Normal {
-            self.learn(x, &round, residual, usual, step);
+            self.learn_errors(x, &round, pace, step);
+            let bound = clip(residual, pace.clip, usual);
+            self.usual += self.error_rate(pace, step) * (bound.abs() / scale - self.usual);
+            self.learn_level(x, &round, pace, usual, step);
+            self.learn_seasons(x, &round, pace, step);
         }
-        Forecasted { expected, residual, strain: self.strain() }
+        Forecasted { expected, residual, strain: self.strain.size() }
     }
 
-    fn predict(&self, moment: Moment) -> (Round, f32) {
-        let places = (Place::new(moment.local_s, DAY), Place::new(moment.local_s, WEEK));
-        let day = self.day.usual(places.0);
-        let week = self.week.usual(places.1).or(day);
-        let [day_value, week_value] = [day, week].map(|p| p.map_or(self.level, |p| p * self.ratio));
-        let experts = [self.level, day_value, week_value];
-        let weights = self.weights();
-        let total = weights[0] + weights[1] + weights[2];
-        let seasonal = weights[1] + weights[2];
-        let season = (weights[1] * day_value + weights[2] * week_value) / seasonal;
-        let blend = (weights[0] * self.level + seasonal * season) / total;
-        (Round { places, experts, season }, blend)
+    /// Asks the experts, and blends what they say.
+    #[inline]
+    fn ask(&self, moment: Moment) -> Round {
+        let (day, week) = (Place::new(moment.local_s, DAY), Place::new(moment.local_s, WEEK));
+        let of_day = self.day.usual(day);
+        let of_week = self.week.usual(week).or(of_day);
+        let [of_day, of_week] = [of_day, of_week].map(|p| p.map_or(self.level, |p| p * self.ratio));
+        let [w_level, w_day, w_week] = self.weights();
+        let season = (w_day * of_day + w_week * of_week) / (w_day + w_week);
+        let blend = (w_level * self.level + (w_day + w_week) * season) / (w_level + w_day + w_week);
+        Round { day, week, experts: [self.level, of_day, of_week], season, blend }
     }
 
-    /// The weight of each expert, `1 / error^6` up to a factor; the best has 1.
+    /// The weight of each expert, `1 / error^6` up to a factor; the best has 1. The high power nearly chooses:
+    /// a mean with a much worse expert would be biased at the same hours each week.
+    #[inline]
     fn weights(&self) -> [f32; EXPERTS] {
         let floor = self.error_floor();
         let best = self.errors[0].min(self.errors[1]).min(self.errors[2]) + floor;
-        self.errors.map(|e| {
-            let share = best / (e + floor);
+        self.errors.map(|error| {
+            let share = best / (error + floor);
             let square = share * share;
             (square * square * square).max(1.0e-12)
         })
@@ -169,88 +154,60 @@ impl Forecast {
         1.0e-6 * self.size + 1.0e-18
     }
 
-    /// The usual error where `expected` is the forecast: like the noise of counts it grows with the square
-    /// root of the size.
-    fn usual_at(&self, expected: f32) -> f32 {
-        let relative = (expected.abs() / (self.size + 1.0e-18)).clamp(0.1, 10.0);
-        self.usual * libm::sqrtf(relative) + self.error_floor()
+    /// How much larger errors are where `expected` is the forecast: like the noise of counts they grow with the
+    /// square root of the size.
+    fn scale_at(&self, expected: f32) -> f32 {
+        let relative = expected.abs() / (self.size + 1.0e-18);
+        libm::sqrtf(relative.clamp(1.0 / SCALE_MAX, SCALE_MAX))
     }
 
-    /// Keeps the mean of recent errors, and for how long it has been abnormal. `error` is in usual errors.
-    fn judge(&mut self, error: f32, step: &Step) {
-        let rate =
-            cadence::rate(step.step_s, RECENT_TAU_S).clamp(1.0 / step.n as f32, 1.0).min(RECENT_RATE_MAX);
-        let bound = 2.0 * ABNORMAL_ERROR;
-        self.recent += rate * (error.clamp(-bound, bound) - self.recent);
-        if self.is_abnormal(error) {
-            self.abnormal_s = (self.abnormal_s + step.step_s).min(1.5 * PATIENCE_S);
-        } else {
-            self.abnormal_s = (self.abnormal_s - step.step_s).max(0.0);
+    fn error_rate(&self, pace: Pace, step: &Step) -> f32 {
+        rate(step.step_s * pace.errors, ERROR_TAU_S).max(youth(pace, step.n))
+    }
+
+    fn learn_errors(&mut self, x: f32, round: &Round, pace: Pace, step: &Step) {
+        let (floor, rate) = (self.error_floor(), self.error_rate(pace, step));
+        for (usual, said) in self.errors.iter_mut().zip(round.experts) {
+            *usual += rate * (clip(x - said, pace.clip, *usual + floor).abs() - *usual);
         }
+        // A size that grows by no more than the errors do keeps out a lone outlier.
+        let size = x.abs().min(self.size + 2.0 * pace.clip.min(1.0e6) * (self.errors[0] + floor));
+        self.size += rate * (size - self.size);
+        self.strain.learn(rate);
     }
 
-    /// The mean of recent errors against its own usual size.
-    fn strain(&self) -> f32 {
-        self.recent / (self.usual_recent + RECENT_FLOOR)
-    }
-
-    fn is_abnormal(&self, error: f32) -> bool {
-        error.abs() > ABNORMAL_ERROR || self.strain().abs() > ABNORMAL_STRAIN
-    }
-
-    /// How fast to learn, and how much one error may teach, in usual errors.
-    fn pace(&self, error: f32, n: u32) -> (f32, f32) {
-        if n <= YOUNG {
-            (1.0, f32::MAX)
-        } else if self.abnormal_s > PATIENCE_S {
-            (HASTE, f32::MAX)
-        } else if self.is_abnormal(error) {
-            (CAUTION, ERROR_CLIP)
-        } else {
-            (1.0, ERROR_CLIP)
-        }
-    }
-
-    fn learn(&mut self, x: f32, round: &Round, residual: f32, usual: f32, step: &Step) {
-        let (pace, clip) = self.pace(residual / usual, step.n);
-        let youth = if step.n <= YOUTH { pace.min(1.0) / step.n as f32 } else { 0.0 };
-        let floor = self.error_floor();
-        let error_rate = cadence::rate(step.step_s * pace.max(CAUTION_ERRORS), ERROR_TAU_S).max(youth);
-        let mut errors = round.experts.map(|p| x - p);
-        for (error, usual) in errors.iter_mut().zip(&mut self.errors) {
-            *error = clamp(*error, clip, *usual + floor);
-            *usual += error_rate * (error.abs() - *usual);
-        }
-        let scale = self.usual / usual;
-        self.usual += error_rate * (clamp(residual, clip, usual).abs() * scale.max(0.1) - self.usual);
-        self.usual_recent += error_rate
-            * (self.recent.abs().min(ABNORMAL_STRAIN * (self.usual_recent + RECENT_FLOOR))
-                - self.usual_recent);
-        self.size += error_rate * (x.abs().min(self.size + 2.0 * errors[0].abs()) - self.size);
-        self.level += cadence::rate(step.step_s * pace, LEVEL_TAU_S).max(youth) * errors[0];
-        self.learn_ratio(
-            clamp(x - round.season, clip, usual),
-            round.season,
-            cadence::rate(step.step_s * pace, RATIO_TAU_S),
-        );
-        let step_s = step.step_s * pace.min(1.0);
-        self.age_s += step_s;
-        let day_rate = cadence::rate(step_s, HOUR_S * (self.age_s / DAY_S).clamp(VISITS_MIN, VISITS_DAY));
-        let week_rate = cadence::rate(step_s, HOUR_S * (self.age_s / WEEK_S).clamp(VISITS_MIN, VISITS_WEEK));
-        self.day.learn(round.places.0, errors[1], x, day_rate, step.random);
-        self.week.learn(round.places.1, errors[2], x, week_rate, step.random.rotate_left(7));
-    }
-
-    /// Least mean squares of the value on the seasonal forecast.
-    fn learn_ratio(&mut self, error: f32, season: f32, rate: f32) {
-        let profile = season / self.ratio;
+    /// Moves the level, and the ratio by least mean squares of the value on the profile.
+    fn learn_level(&mut self, x: f32, round: &Round, pace: Pace, usual: f32, step: &Step) {
+        let step_s = step.step_s * pace.level;
+        let level_rate = rate(step_s, LEVEL_TAU_S).max(youth(pace, step.n));
+        self.level += level_rate * clip(x - self.level, pace.clip, self.errors[0] + self.error_floor());
+        let profile = round.season / self.ratio;
         let power = self.size * self.size + 0.1 * profile * profile + f32::MIN_POSITIVE;
-        self.ratio = (self.ratio + rate * error * profile / power).clamp(1.0 / RATIO_MAX, RATIO_MAX);
+        let error = clip(x - round.season, pace.clip, usual);
+        let ratio = self.ratio + rate(step_s, RATIO_TAU_S) * (error * profile / power);
+        self.ratio = ratio.clamp(1.0 / RATIO_MAX, RATIO_MAX);
+    }
+
+    fn learn_seasons(&mut self, x: f32, round: &Round, pace: Pace, step: &Step) {
+        let step_s = step.step_s * pace.seasons;
+        self.age_s += step_s;
+        let visits = |hours: usize, max: f32| (self.age_s / (hours as f32 * HOUR_S)).clamp(VISITS_MIN, max);
+        let day_rate = rate(step_s, HOUR_S * visits(DAY, VISITS_DAY_MAX));
+        let week_rate = rate(step_s, HOUR_S * visits(WEEK, VISITS_WEEK_MAX));
+        let floor = self.error_floor();
+        let errors = [1, 2].map(|j| clip(x - round.experts[j], pace.clip, self.errors[j] + floor));
+        self.day.learn(round.day, errors[0], x, day_rate, step.random);
+        self.week.learn(round.week, errors[1], x, week_rate, step.random.rotate_left(7));
     }
 }
 
-/// An error within `clip` usual errors.
-fn clamp(error: f32, clip: f32, usual: f32) -> f32 {
-    let bound = (clip * usual).min(f32::MAX);
+/// The least rate of a mean while it is over all observations so far.
+fn youth(pace: Pace, n: u16) -> f32 {
+    if n <= YOUTH { pace.level.min(1.0) / f32::from(n) } else { 0.0 }
+}
+
+/// An error within `most` usual errors.
+fn clip(error: f32, most: f32, usual: f32) -> f32 {
+    let bound = (most * usual).min(f32::MAX);
     error.clamp(-bound, bound)
 }

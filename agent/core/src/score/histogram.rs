@@ -22,7 +22,10 @@ const WIDENING_MAX: f32 = 8.0;
 const HALF: f32 = 0.49;
 /// A range is narrowed when all but this share of the mass, at either end, sits in so few bins.
 const STRAY_SHARE: f32 = 0.01;
-const CROWDED_BINS: usize = 8;
+const CROWDED_BINS: usize = 3;
+/// Where in a wide bin its mass was nobody knows: it is spread evenly, and so much of it is kept, enough that no
+/// value inside is a surprise and little enough that new values soon tell.
+const NARROW_KEEP: f32 = 0.1;
 /// Slowest adaptation of the mean.
 const MEAN_RATE_MIN: f32 = 1.0e-3;
 
@@ -126,13 +129,13 @@ impl Histogram {
         } else {
             low = (x - room * (high - x)).max(low - reach);
         }
-        self.rebin(low, high, 1.0);
+        self.rebin(low, high, 1.0, 1);
     }
 
     /// Halves all counts.
     #[cold]
     pub(super) fn halve(&mut self) {
-        self.rebin(self.low, self.high, HALF);
+        self.rebin(self.low, self.high, HALF, 1);
         self.narrow();
     }
 
@@ -147,18 +150,23 @@ impl Histogram {
             let (low, high) = (self.low + first as f32 * width, self.low + end as f32 * width);
             let room = 0.5 * (high - low);
             if high - low > 1.0e-5 * (low.abs() + high.abs()) {
-                self.rebin(low - room, high + room, 1.0);
+                self.rebin(low - room, high + room, NARROW_KEEP, BINS);
             }
         }
     }
 
-    /// Moves all counts into bins over a new range, multiplied by `keep`.
-    fn rebin(&mut self, low: f32, high: f32, keep: f32) {
+    /// Moves all counts into bins over a new range, multiplied by `keep`; those of one bin are spread evenly
+    /// over `parts` places.
+    fn rebin(&mut self, low: f32, high: f32, keep: f32, parts: usize) {
         let (old_low, width) = (self.low, (self.high - self.low) / BINS as f32);
+        let (step, share) = (width / parts as f32, keep / parts as f32);
         let mut mass = [0.0_f32; BINS];
         self.set_range(low, high);
-        for (i, c) in self.counters.into_iter().enumerate() {
-            mass[self.bin(old_low + (i as f32 + 0.5) * width)] += keep * morris::count(c);
+        for (i, c) in self.counters.into_iter().enumerate().filter(|(_, c)| *c > 0) {
+            let first = old_low + i as f32 * width + 0.5 * step;
+            for part in 0..parts {
+                mass[self.bin(first + part as f32 * step)] += share * morris::count(c);
+            }
         }
         self.counters = mass.map(morris::from_count);
     }
@@ -173,4 +181,76 @@ fn first_beyond<'a>(counters: impl Iterator<Item = &'a u8>, strays: f32) -> usiz
             mass <= strays
         })
         .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(histogram: &mut Histogram, values: impl Iterator<Item = f32>) -> (u32, f32) {
+        let (mut n, mut random, mut last) = (0, 1_u32, 0.0);
+        for x in values {
+            n += 1;
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            last = histogram.step(x, Draw { n, ln_n: ln(n as f32), random });
+        }
+        (n, last)
+    }
+
+    fn surprisal(histogram: &Histogram, n: u32, x: f32) -> f32 {
+        let draw = Draw { n: n + 1, ln_n: ln(n as f32 + 1.0), random: 0 };
+        histogram.clone().step(x, draw)
+    }
+
+    #[test]
+    fn the_unseen_surprises_more_than_the_usual() {
+        let mut histogram = Histogram::new();
+        let (n, _) = feed(&mut histogram, (0..2_000).map(|i| (i * 37 % 100) as f32));
+        assert!(surprisal(&histogram, n, 50.0) < 4.0);
+        assert!(surprisal(&histogram, n, 300.0) > 9.0);
+    }
+
+    #[test]
+    fn between_two_modes_is_surprising() {
+        let mut histogram = Histogram::new();
+        let (n, _) = feed(&mut histogram, (0..2_000).map(|i| (i % 2 * 100 + i % 7) as f32));
+        assert!(surprisal(&histogram, n, 50.0) > 8.0);
+        assert!(surprisal(&histogram, n, 103.0) < 4.0);
+    }
+
+    #[test]
+    fn a_lone_outlier_widens_by_a_bounded_factor() {
+        let mut histogram = Histogram::new();
+        feed(&mut histogram, (0..200).map(|i| (i % 10) as f32).chain([1.0e15]));
+        assert!(histogram.high < 200.0, "{}", histogram.high);
+    }
+
+    #[test]
+    fn narrowing_brings_back_a_range_spoiled_at_the_start() {
+        let mut histogram = Histogram::new();
+        feed(&mut histogram, [1.0e15].into_iter().chain((0..2_000).map(|i| (i % 10) as f32)));
+        for _ in 0..20 {
+            histogram.narrow();
+        }
+        assert!(histogram.high < 1.0e14, "{}", histogram.high);
+        assert!(histogram.counters.iter().any(|c| *c > 0));
+    }
+
+    #[test]
+    fn an_empty_histogram_is_left_alone() {
+        let mut histogram = Histogram::new();
+        histogram.narrow();
+        histogram.halve();
+        assert_eq!(histogram.counters, [0; BINS]);
+    }
+
+    #[test]
+    fn halving_forgets_what_was_seen_once() {
+        let mut histogram = Histogram::new();
+        feed(&mut histogram, (0..1_000).map(|i| (i % 10) as f32).chain([60.0]));
+        let before: f32 = histogram.counters.iter().map(|c| morris::count(*c)).sum();
+        histogram.halve();
+        let after: f32 = histogram.counters.iter().map(|c| morris::count(*c)).sum();
+        assert!((0.4..0.6).contains(&(after / before)), "{before} became {after}");
+    }
 }

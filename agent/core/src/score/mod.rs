@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `state` | what one series remembers and how one observation passes through it |
 //! | `forecast`, `season`, `cadence` | what was expected now, and how far off such forecasts usually are |
+//! | `strain` | whether the recent errors are a fault, and how fast to learn meanwhile |
 //! | `derivative` | is the slow trend bending |
 //! | `distribution` | has this value been seen before |
 //! | `combine` | one number from three, and the rest after an alarm |
@@ -24,6 +25,9 @@ mod histogram;
 mod morris;
 mod season;
 mod state;
+mod strain;
+#[cfg(test)]
+mod tests;
 
 use vedette_common::WallMs;
 pub use vedette_common::wire::Direction;
@@ -60,17 +64,20 @@ pub enum Learning {
 /// What the scorers say of one observation.
 ///
 /// `anomaly` is a stream of alarms: after one it rests, so that a fault raises it once. Whether the series is
-/// abnormal right now, however long that has lasted, is told by `surprise` and `strain`.
+/// abnormal right now, however long that has lasted, is told by `combined`, `surprise` and `strain`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Score {
     /// How much this observation deserves attention after what was said before: `[0, 1]`, 0.5 is the shipped
     /// threshold; 0 during warm-up.
     pub anomaly: f32,
+    /// What the scorers say together, without rest periods: `[0, 1]`, 0.5 is the shipped threshold; 0 during
+    /// warm-up.
+    pub combined: f32,
     /// -log10 of the probability of something at least as odd, by the most surprised scorer, without rest
     /// periods: about `[0, 7]`; 0 during warm-up.
     pub surprise: f32,
-    /// Mean of recent errors in units of the usual error, signed: beyond about 2 the series is abnormal and
-    /// stays so until it returns or its new level is learned; 0 during warm-up.
+    /// Mean of recent errors against its usual size, signed: beyond about 3 the series is abnormal and stays so
+    /// until it returns or its new level is learned; 0 during warm-up.
     pub strain: f32,
     /// The forecast for this observation, made before it was seen, in the units of the series.
     pub expected: f32,

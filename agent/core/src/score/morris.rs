@@ -45,7 +45,7 @@ pub(super) fn count(c: u8) -> f32 {
 /// The counter after one more event, given 32 uniform random bits.
 #[inline]
 pub(super) fn increment(c: u8, random: u32) -> u8 {
-    c.saturating_add((random <= STEP[c as usize]) as u8)
+    c.saturating_add(u8::from(random <= STEP[c as usize]))
 }
 
 /// The counter that stands for `count` events, to the nearest step; not below zero, not above the top.

@@ -13,7 +13,7 @@ pub(super) const WEEK: usize = 168;
 type Short = u16;
 /// A slot that has seen nothing, a pattern that no finite number has.
 const UNSEEN: Short = u16::MAX;
-/// Share of the change that a slot takes on its first days, at most, from one observation.
+/// Seconds of an hour.
 const HOUR_S: i64 = 3600;
 
 fn widen(short: Short) -> f32 {
@@ -88,5 +88,56 @@ impl<const H: usize> Profile<H> {
         } else if share >= 0.5 {
             self.slots[slot] = shorten(begin, random);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_follow_the_local_clock() {
+        // Unix time zero is a Thursday at midnight: half way between the middles of hours 23 and 0.
+        let midnight = Place::new(0, DAY);
+        assert_eq!((midnight.before, midnight.after, midnight.share), (23, 0, 0.5));
+        let middle = Place::new(5 * HOUR_S + HOUR_S / 2, DAY);
+        assert_eq!((middle.before, middle.after, middle.share), (5, 6, 0.0));
+        assert_eq!(Place::new(-HOUR_S / 2, WEEK).before, WEEK - 1);
+        for odd in [i64::MIN, i64::MAX] {
+            assert!(Place::new(odd, WEEK).before < WEEK);
+        }
+    }
+
+    #[test]
+    fn a_profile_learns_a_line_between_hours() {
+        let (mut profile, mut random) = (Profile::<DAY>::new(), 1_u32);
+        for s in (0..20 * 86_400).step_by(300) {
+            let place = Place::new(s, DAY);
+            let x = 100.0 + 10.0 * (s % 86_400) as f32 / 3_600.0;
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let error = profile.usual(place).map_or(0.0, |p| x - p);
+            profile.learn(place, error, x, 0.1, random);
+        }
+        let noon = profile.usual(Place::new(12 * HOUR_S, DAY)).expect("seen");
+        assert!((noon - 220.0).abs() < 4.0, "{noon}");
+    }
+
+    #[test]
+    fn rounding_is_right_on_average() {
+        let (mut sum, mut random) = (0.0, 1_u32);
+        for _ in 0..10_000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            sum += f64::from(widen(shorten(1000.3, random >> 8)));
+        }
+        assert!((sum / 10_000.0 - 1000.3).abs() < 0.1, "{}", sum / 10_000.0);
+    }
+
+    #[test]
+    fn an_hour_never_seen_has_no_usual_value() {
+        let mut profile = Profile::<DAY>::new();
+        let place = Place::new(5 * HOUR_S + HOUR_S / 2, DAY);
+        assert_eq!(profile.usual(place), None);
+        profile.learn(place, 0.0, 7.0, 0.5, 0);
+        assert_eq!(profile.usual(place), Some(7.0));
     }
 }

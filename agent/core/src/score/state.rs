@@ -21,8 +21,8 @@ pub const SERIES_STATE_BYTES_MAX: usize = 700;
 
 /// The age at which all counts are halved, so that no counter fills up and what was long ago fades.
 const AGE_MAX: u16 = 32_768;
-/// Ages at which ranges that early outliers left too wide are narrowed.
-const REVIEWS: [u16; 2] = [256, 4_096];
+/// Every so many observations, ranges that outliers left too wide are narrowed.
+const REVIEW_EVERY: u16 = 512;
 
 const _: () = assert!(size_of::<SeriesState>() <= SERIES_STATE_BYTES_MAX);
 
@@ -71,7 +71,7 @@ impl SeriesState {
         let step = Step {
             moment,
             step_s,
-            n: draw.n,
+            n: self.n,
             random: draw.random.rotate_left(5),
             signed: self.signed,
             learning,
@@ -88,7 +88,7 @@ impl SeriesState {
         if self.n == AGE_MAX {
             self.n /= 2;
             self.each_histogram(Histogram::halve);
-        } else if REVIEWS.contains(&self.n) {
+        } else if self.n % REVIEW_EVERY == REVIEW_EVERY / 2 {
             self.each_histogram(Histogram::narrow);
         }
         self.n += 1;
@@ -120,6 +120,7 @@ impl SeriesState {
         let most = surprisals.most();
         Score {
             anomaly: score(self.rest.admit(most)),
+            combined: score(most),
             surprise: most * core::f32::consts::LOG10_E,
             strain: forecasted.strain,
             ready: true,

@@ -1,0 +1,136 @@
+//! Strain: for how far and how long the recent errors of a forecast are beyond what they usually are.
+//!
+//! It must never compare with a fixed size: it learns what the mean of recent errors usually is, so that a
+//! forecast that is always a little off is not under strain. The hard case is a fault against a new level; both
+//! look alike at first, and only time tells: until `PATIENCE_S` learning nearly rests, after it, it hurries.
+
+use super::cadence;
+
+/// Time constant, in seconds, of the mean of recent errors, and the most that one error weighs.
+const RECENT_TAU_S: f32 = 1_200.0;
+const RECENT_RATE_MAX: f32 = 0.25;
+/// The usual size of that mean counts as at least this, in usual errors.
+const USUAL_FLOOR: f32 = 0.2;
+/// One error counts as at most this, in usual errors.
+const ERROR_MAX: f32 = 10.0;
+/// Beyond this, in usual errors, an observation is abnormal.
+const ABNORMAL_ERROR: f32 = 5.0;
+/// And beyond this strain all are.
+const ABNORMAL_STRAIN: f32 = 3.5;
+/// After so long in an abnormal state, a working day, the series has a new level.
+const PATIENCE_S: f32 = 28_800.0;
+/// That is remembered for at most this much longer.
+const PATIENCE_OVER_S: f32 = 14_400.0;
+/// While younger than this many observations, errors teach whatever their size.
+const YOUNG: u16 = 40;
+
+/// How to learn from an observation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Pace {
+    /// Factor on the time that passed, as far as the level is concerned.
+    pub(super) level: f32,
+    /// The same for the usual errors.
+    pub(super) errors: f32,
+    /// The same for the seasons.
+    pub(super) seasons: f32,
+    /// One error teaches at most as much as this many usual errors.
+    pub(super) clip: f32,
+}
+
+const ORDINARY: Pace = Pace { level: 1.0, errors: 1.0, seasons: 1.0, clip: 4.0 };
+const BEGINNING: Pace = Pace { clip: f32::MAX, ..ORDINARY };
+/// While abnormal: the forecast stays where it is, the errors learn slowly that they are larger now.
+const CAUTIOUS: Pace = Pace { level: 0.05, errors: 0.3, seasons: 0.05, ..ORDINARY };
+/// When patience is over: the level moves, by as much as it takes, and the seasons as ever.
+const HASTY: Pace = Pace { level: 6.0, errors: 6.0, seasons: 1.0, clip: f32::MAX };
+
+/// Recent errors and how long they have been abnormal; 12 bytes.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub(super) struct Strain {
+    /// Mean of recent errors, in usual errors, signed.
+    recent: f32,
+    /// The usual size of `recent`.
+    usual: f32,
+    abnormal_s: f32,
+}
+
+impl Strain {
+    pub(super) const fn new() -> Self {
+        Strain { recent: 0.0, usual: 0.0, abnormal_s: 0.0 }
+    }
+
+    /// The mean of recent errors against its usual size, signed.
+    #[inline]
+    pub(super) fn size(&self) -> f32 {
+        self.recent / self.usual_or_floor()
+    }
+
+    /// Takes in one error, in usual errors, as the `n`th observation, `step_s` seconds after the one before,
+    /// and says how to learn from it.
+    #[inline]
+    pub(super) fn observe(&mut self, error: f32, step_s: f32, n: u16) -> Pace {
+        let rate = cadence::rate(step_s, RECENT_TAU_S).max(1.0 / f32::from(n)).min(RECENT_RATE_MAX);
+        self.recent += rate * (error.clamp(-ERROR_MAX, ERROR_MAX) - self.recent);
+        let abnormal = error.abs() > ABNORMAL_ERROR || self.size().abs() > ABNORMAL_STRAIN;
+        let passed_s = if abnormal { step_s } else { -step_s };
+        self.abnormal_s = (self.abnormal_s + passed_s).clamp(0.0, PATIENCE_S + PATIENCE_OVER_S);
+        match () {
+            () if n <= YOUNG => BEGINNING,
+            () if self.abnormal_s > PATIENCE_S => HASTY,
+            () if abnormal => CAUTIOUS,
+            () => ORDINARY,
+        }
+    }
+
+    /// Learns what is usual, robustly.
+    #[inline]
+    pub(super) fn learn(&mut self, rate: f32) {
+        let size = self.recent.abs().min(ABNORMAL_STRAIN * self.usual_or_floor());
+        self.usual += rate * (size - self.usual);
+    }
+
+    fn usual_or_floor(&self) -> f32 {
+        self.usual + USUAL_FLOOR
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled() -> Strain {
+        let mut strain = Strain::new();
+        for n in 1..1_000 {
+            strain.observe(if n % 2 == 0 { 1.0 } else { -1.0 }, 300.0, n);
+            strain.learn(0.01);
+        }
+        strain
+    }
+
+    #[test]
+    fn noise_is_ordinary() {
+        let mut strain = settled();
+        assert_eq!(strain.observe(1.0, 300.0, 1_000), ORDINARY);
+        assert!(strain.size().abs() < 1.0);
+    }
+
+    #[test]
+    fn a_fault_is_met_with_caution_and_a_new_level_with_haste() {
+        let mut strain = settled();
+        let paces: [Pace; 120] = core::array::from_fn(|_| strain.observe(-8.0, 300.0, 1_000));
+        assert_eq!(paces[0], CAUTIOUS);
+        assert_eq!(paces[6 * 12], CAUTIOUS, "six hours");
+        assert_eq!(paces[9 * 12], HASTY, "nine hours");
+        assert!(strain.size() < -5.0);
+    }
+
+    #[test]
+    fn moderate_errors_on_one_side_add_up() {
+        let mut strain = settled();
+        for _ in 0..12 {
+            strain.observe(-2.5, 300.0, 1_000);
+        }
+        assert_eq!(strain.observe(-2.5, 300.0, 1_000), CAUTIOUS);
+    }
+}

@@ -1,0 +1,246 @@
+//! Tests of one series as a whole: what it gives on garbage, on clean seasons, in a fault, after a new level.
+
+extern crate std;
+
+use std::vec;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::deviation::{DeviationSettings, DeviationState};
+use vedette_common::wire::Phase;
+
+const STEP_S: i64 = 300;
+const DAY_S: i64 = 86_400;
+
+/// A generator for made-up series, without a platform's libm.
+struct Dice(u64);
+
+impl Dice {
+    fn uniform(&mut self) -> f64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// About normal: the sum of twelve.
+    fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
+    }
+
+    /// A count with this mean, by the normal approximation.
+    fn count(&mut self, mean: f64) -> f64 {
+        libm::round(mean + libm::sqrt(mean) * self.normal()).max(0.0)
+    }
+}
+
+/// Traffic with a day and a week: low at night, high in the evening, other weekends.
+fn traffic(at_s: i64, size: f64) -> f64 {
+    let hour = at_s.rem_euclid(DAY_S) as f64 / 3_600.0;
+    let weekend = matches!((at_s.div_euclid(DAY_S) + 4).rem_euclid(7), 0 | 6);
+    let bump = |middle: f64, width: f64| libm::exp(-((hour - middle) / width) * ((hour - middle) / width));
+    let shape = if weekend {
+        0.3 + 0.7 * bump(16.0, 5.0)
+    } else {
+        0.15 + 0.4 * bump(11.0, 4.0) + 0.8 * bump(20.0, 2.5)
+    };
+    size * shape
+}
+
+fn moment(at_s: i64) -> Moment {
+    Moment::new(WallMs(at_s * 1_000), 0)
+}
+
+/// A series of counts, and the share of traffic that reaches it.
+struct Run {
+    series: SeriesState,
+    deviation: DeviationState,
+    dice: Dice,
+    at_s: i64,
+    size: f64,
+}
+
+#[derive(Default)]
+struct Totals {
+    expected: f64,
+    truth: f64,
+    onsets: u32,
+    deviating: u32,
+    steps: u32,
+}
+
+impl Run {
+    fn new(seed: u64, size: f64) -> Self {
+        Run {
+            series: SeriesState::new(seed as u32),
+            deviation: DeviationState::new(),
+            dice: Dice(seed * 0x9e37_79b9 + 1),
+            at_s: 1_771_977_600,
+            size,
+        }
+    }
+
+    fn go(&mut self, seconds: i64, share: f64, learning: Learning) -> Totals {
+        let mut totals = Totals::default();
+        let end_s = self.at_s + seconds;
+        while self.at_s < end_s {
+            let truth = traffic(self.at_s, self.size);
+            let value = self.dice.count(share * truth);
+            let score = self.series.update(moment(self.at_s), value, learning);
+            let at = WallMs(self.at_s * 1_000);
+            let course = self.deviation.step(&DeviationSettings::default(), at, value, &score, false);
+            totals.onsets += u32::from(course.is_some_and(|c| c.phase == Phase::Onset));
+            totals.deviating += u32::from(self.deviation.is_deviating());
+            totals.steps += 1;
+            totals.expected += f64::from(score.expected);
+            totals.truth += truth;
+            self.at_s += STEP_S;
+        }
+        totals
+    }
+}
+
+#[test]
+fn the_forecast_of_clean_counts_is_unbiased_and_raises_little() {
+    for seed in 1..6 {
+        let mut run = Run::new(seed, 400.0);
+        run.go(14 * DAY_S, 1.0, Learning::Normal);
+        let week = run.go(7 * DAY_S, 1.0, Learning::Normal);
+        let ratio = week.expected / week.truth;
+        assert!((ratio - 1.0).abs() < 0.02, "seed {seed}: {ratio}");
+        assert!(week.onsets <= 2, "seed {seed}: {} false deviations in a week", week.onsets);
+    }
+}
+
+#[test]
+fn a_fault_stays_visible_and_is_one_deviation() {
+    for (seed, share) in [(1, 0.2), (2, 0.4), (3, 0.6), (4, 1.8)] {
+        let mut run = Run::new(seed, 400.0);
+        run.go(21 * DAY_S + 17 * 3_600, 1.0, Learning::Normal);
+        let fault = run.go(4 * 3_600, share, Learning::Normal);
+        let ratio = fault.expected / fault.truth;
+        assert!((ratio - 1.0).abs() < 0.1, "share {share}: expected {ratio} of the truth");
+        assert!(fault.deviating > fault.steps * 2 / 3, "share {share}: {} steps", fault.deviating);
+        run.go(3 * 3_600, 1.0, Learning::Normal);
+        assert!(!run.deviation.is_deviating(), "share {share}: it has returned");
+    }
+}
+
+#[test]
+fn a_new_level_is_learned_within_two_days() {
+    for share in [0.5, 2.0] {
+        let mut run = Run::new(7, 400.0);
+        run.go(21 * DAY_S, 1.0, Learning::Normal);
+        run.go(2 * DAY_S, share, Learning::Normal);
+        let day = run.go(DAY_S, share, Learning::Normal);
+        let ratio = day.expected / (share * day.truth);
+        assert!((ratio - 1.0).abs() < 0.15, "share {share}: {ratio}");
+        assert!(day.deviating < day.steps / 4, "share {share}: {}", day.deviating);
+    }
+}
+
+#[test]
+fn a_scheduled_event_does_not_become_the_expectation() {
+    let mut run = Run::new(9, 400.0);
+    run.go(21 * DAY_S, 1.0, Learning::Normal);
+    run.go(20 * 3_600, 1.6, Learning::SeasonRests);
+    let after = run.go(3_600, 1.0, Learning::Normal);
+    let ratio = after.expected / after.truth;
+    assert!((ratio - 1.0).abs() < 0.06, "{ratio}");
+}
+
+#[test]
+fn warm_up_reports_nothing() {
+    let mut series = SeriesState::new(0);
+    for n in 0..i64::from(WARM_UP_OBSERVATIONS) {
+        let score = series.update(moment(n * STEP_S), 1_000.0 * n as f64, Learning::Normal);
+        assert!(!score.ready && score.anomaly == 0.0 && score.surprise == 0.0);
+    }
+    assert!(series.update(moment(99_999), 0.0, Learning::Normal).ready);
+}
+
+#[test]
+fn a_spike_stands_out_in_series_of_any_size() {
+    for size in [1.0e-9, 1.0e-3, 1.0, 1.0e6, 1.0e15] {
+        let (mut series, mut dice) = (SeriesState::new(1), Dice(42));
+        for n in 0..2_000 {
+            series.update(moment(n * STEP_S), size * (10.0 + dice.normal()), Learning::Normal);
+        }
+        let spike = series.update(moment(2_000 * STEP_S), size * 40.0, Learning::Normal);
+        assert!(spike.combined > 0.5 && spike.strain > 3.0, "size {size}: {spike:?}");
+        assert_eq!(spike.direction, Direction::Up);
+        assert!((f64::from(spike.expected) / size - 10.0).abs() < 1.0, "size {size}: {spike:?}");
+    }
+}
+
+#[test]
+fn a_long_life_neither_fills_nor_goes_blind() {
+    let (mut series, mut dice) = (SeriesState::new(1), Dice(42));
+    for n in 0..150_000 {
+        let outlier = if n == 1_000 { 1.0e15 } else { 0.0 };
+        let score = series.update(moment(n * 60), outlier + 10.0 + dice.normal(), Learning::Normal);
+        assert_finite(&score);
+    }
+    let spike = series.update(moment(150_000 * 60), 40.0, Learning::Normal);
+    assert!(spike.combined > 0.5, "{spike:?}");
+}
+
+const GOLDEN: u64 = 0x8580_8fc2_dd6c_9986;
+
+/// FNV-1a over the bits of every score: the same on every target, and changed only on purpose.
+#[test]
+fn bits_are_the_same_everywhere() {
+    let (mut series, mut dice) = (SeriesState::new(7), Dice(2026));
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for n in 0..40_000_i64 {
+        let season = (n % 288 - 144).abs() as f64;
+        let value = if n % 5_000 > 4_900 { 3.0 * season } else { season } + 20.0 * dice.uniform();
+        let s = series.update(moment(1_700_000_000 + n * STEP_S), value, Learning::Normal);
+        for part in [s.anomaly, s.surprise, s.strain, s.expected, s.forecast, s.derivative, s.distribution] {
+            hash = (hash ^ u64::from(part.to_bits())).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    assert_eq!(hash, GOLDEN, "{hash:#018x}");
+}
+
+fn assert_finite(s: &Score) {
+    for part in [s.anomaly, s.combined, s.forecast, s.derivative, s.distribution] {
+        assert!((0.0..=1.0).contains(&part), "{s:?}");
+    }
+    assert!(s.surprise.is_finite() && s.strain.is_finite() && s.expected.is_finite(), "{s:?}");
+}
+
+fn odd_value() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        any::<f64>(),
+        -1.0e15..1.0e15_f64,
+        0.0..1.0e-9_f64,
+        prop::sample::select(vec![0.0, 1.0, f64::MAX, f64::MIN, f64::NAN, f64::INFINITY, 1.0e-300]),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_comes_the_series_recovers(
+        garbage in prop::collection::vec((odd_value(), any::<i64>(), any::<bool>()), 0..400),
+        seed in any::<u32>(),
+        level in -1.0e6..1.0e6_f64,
+        wave in 0.0..1.0_f64,
+    ) {
+        let mut series = SeriesState::new(seed);
+        for (value, local_s, rests) in garbage {
+            let learning = if rests { Learning::SeasonRests } else { Learning::Normal };
+            let odd = Moment { at: WallMs(local_s.wrapping_mul(7)), local_s };
+            assert_finite(&series.update(odd, value, learning));
+        }
+        for n in 0..8_000_i64 {
+            let value = level + wave * (n % 8) as f64;
+            let score = series.update(moment(1_700_000_000 + n * STEP_S), value, Learning::Normal);
+            assert_finite(&score);
+            prop_assert!(n < 6_000 || score.anomaly < 0.5, "after {n}: {score:?}");
+        }
+    }
+}
