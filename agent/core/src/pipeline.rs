@@ -491,7 +491,7 @@ impl<'m> Pipeline<'m> {
             onset: slot.deviation.onset(),
             observed: value,
             expected: score.expected,
-            score: Fraction::from_f32(score.anomaly),
+            score: Fraction::from_f32(score.combined),
             forecast: Fraction::from_f32(score.forecast),
             derivative: Fraction::from_f32(score.derivative),
             distribution: Fraction::from_f32(score.distribution),
