@@ -330,3 +330,207 @@ impl ServerCertVerifier for PinnedAuthority {
         ring::default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use std::path::Path;
+    use std::time::Instant;
+
+    use base64::Engine as _;
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, IsCa, KeyPair,
+    };
+    use rustls::pki_types::{CertificateSigningRequestDer, PrivateKeyDer};
+    use rustls::server::WebPkiClientVerifier;
+    use vedette_common::wire::{Acknowledge, Birth, Heartbeat, Summary};
+
+    use crate::config::Config;
+    use crate::identity::{LOCAL_TOKEN_FILE, NewKey};
+
+    const SECRET: [u8; 16] = [9; 16];
+    const NAME: &str = "vedette-aggregator";
+
+    type Authority = CertifiedIssuer<'static, KeyPair>;
+
+    fn authority() -> Arc<Authority> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Arc::new(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn token(authority: &Authority) -> Token {
+        Token { ca_fingerprint: Sha256::digest(authority.der()).into(), secret: SECRET }
+    }
+
+    /// An aggregator's side of both protocols: signs what comes with the secret, acknowledges every summary.
+    fn listen(authority: &Arc<Authority>) -> (quinn::Endpoint, SocketAddr) {
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(vec![NAME.to_owned()]).unwrap().signed_by(&key, authority).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.der().clone()).unwrap();
+        let provider = Arc::new(ring::default_provider());
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(clients.allow_unauthenticated().build().unwrap())
+            .with_single_cert(
+                vec![leaf.der().clone(), authority.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        tls.alpn_protocols = vec![ALPN_DATA.to_vec(), ALPN_ENROLL.to_vec()];
+        let tls = quinn::crypto::rustls::QuicServerConfig::try_from(tls).unwrap();
+        let config = quinn::ServerConfig::with_crypto(Arc::new(tls));
+        let endpoint = quinn::Endpoint::server(config, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = endpoint.local_addr().unwrap();
+        tokio::spawn(serve(endpoint.clone(), authority.clone()));
+        (endpoint, address)
+    }
+
+    async fn serve(endpoint: quinn::Endpoint, authority: Arc<Authority>) {
+        while let Some(incoming) = endpoint.accept().await {
+            let authority = authority.clone();
+            tokio::spawn(async move {
+                let Ok(connection) = incoming.await else { return };
+                let Ok((send, receive)) = connection.accept_bi().await else { return };
+                let enrols = connection.peer_identity().is_none();
+                let (mut send, receive) = (send, FrameReceiver::new(receive));
+                let served = if enrols {
+                    sign(&mut send, receive, &authority).await
+                } else {
+                    acknowledge(&mut send, receive).await
+                };
+                drop((served, connection.closed().await));
+            });
+        }
+    }
+
+    async fn sign(
+        send: &mut quinn::SendStream,
+        mut receive: FrameReceiver,
+        authority: &Authority,
+    ) -> Result<(), UplinkError> {
+        let enroll: Enroll = decode(&receive.frame().await?)?;
+        let mut bytes = vec![0; FRAME_BYTES_MAX];
+        let length = if enroll.token_secret == SECRET {
+            let csr = CertificateSigningRequestDer::from(enroll.csr_der.as_slice());
+            let certificate =
+                CertificateSigningRequestParams::from_der(&csr).unwrap().signed_by(authority).unwrap();
+            let der = |der: &[u8]| heapless::Vec::from_slice(der).unwrap();
+            let answer = Enrolled { certificate_der: der(certificate.der()), ca_der: der(authority.der()) };
+            encode(&answer, &mut bytes)?
+        } else {
+            let answer = Refuse { reason: RefuseReason::TokenUnknown, key: None, retry_after_ms: 0 };
+            encode(&answer, &mut bytes)?
+        };
+        Ok(send.write_all(&bytes[..length]).await?)
+    }
+
+    async fn acknowledge(
+        send: &mut quinn::SendStream,
+        mut receive: FrameReceiver,
+    ) -> Result<(), UplinkError> {
+        let mut bytes = vec![0; FRAME_BYTES_MAX];
+        decode::<Birth>(&receive.frame().await?)?;
+        decode::<Heartbeat>(&receive.frame().await?)?;
+        loop {
+            let frame = receive.frame().await?;
+            if frame.kind == Kind::Summary {
+                let summary: Box<Summary> = Box::new(decode(&frame)?);
+                let length = encode(&Acknowledge { key: summary.key }, &mut bytes)?;
+                send.write_all(&bytes[..length]).await?;
+            }
+        }
+    }
+
+    fn identity(new: &NewKey, enrolled: &Enrolled) -> Identity {
+        use rustls::pki_types::pem::PemObject;
+        Identity {
+            chain: vec![CertificateDer::from(enrolled.certificate_der.to_vec())],
+            key: PrivateKeyDer::from_pem_slice(new.key_pem.as_bytes()).unwrap(),
+            roots: vec![CertificateDer::from(enrolled.ca_der.to_vec())],
+        }
+    }
+
+    fn new_key() -> NewKey {
+        NewKey::generate(&vedette_common::AgentId::parse("edge-1").unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_token_gives_a_certificate_that_opens_the_connection() {
+        let authority = authority();
+        let (_endpoint, address) = listen(&authority);
+        let new = new_key();
+        let enrolled = enroll(&address.to_string(), NAME, &token(&authority), &new.csr_der).await.unwrap();
+        connect(&address.to_string(), NAME, &identity(&new, &enrolled)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_authority_other_than_the_tokens_is_not_trusted() {
+        let authority = authority();
+        let (_endpoint, address) = listen(&authority);
+        let foreign = Token { ca_fingerprint: [1; 32], secret: SECRET };
+        let error = enroll(&address.to_string(), NAME, &foreign, &new_key().csr_der).await.unwrap_err();
+        assert!(matches!(error, UplinkError::Connection(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_wrong_secret_is_refused_by_name() {
+        let authority = authority();
+        let (_endpoint, address) = listen(&authority);
+        let wrong = Token { secret: [0; 16], ..token(&authority) };
+        let error = enroll(&address.to_string(), NAME, &wrong, &new_key().csr_der).await.unwrap_err();
+        assert!(matches!(error, UplinkError::Refused(RefuseReason::TokenUnknown)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_aggregator_of_another_authority_is_not_spoken_to() {
+        let (ours, other) = (authority(), authority());
+        let (_endpoint, address) = listen(&ours);
+        let (_other_endpoint, other_address) = listen(&other);
+        let new = new_key();
+        let enrolled = enroll(&address.to_string(), NAME, &token(&ours), &new.csr_der).await.unwrap();
+        let error = connect(&other_address.to_string(), NAME, &identity(&new, &enrolled)).await.unwrap_err();
+        assert!(matches!(error, UplinkError::Connection(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_whole_agent_enrols_by_itself_and_delivers() {
+        let authority = authority();
+        let (_endpoint, address) = listen(&authority);
+        let dir = tempfile::tempdir().unwrap();
+        let secret = [token(&authority).ca_fingerprint.as_slice(), &SECRET].concat();
+        let text = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(secret);
+        std::fs::write(dir.path().join(LOCAL_TOKEN_FILE), format!("vdt1.{text}\n")).unwrap();
+        let agent = crate::run::start(config(dir.path(), address)).unwrap();
+        let lines = agent.addresses().line_protocol_tcp.unwrap();
+        std::net::TcpStream::connect(lines).unwrap().write_all(b"activity,stack=web value=1\n").unwrap();
+        let began = Instant::now();
+        loop {
+            let snapshot = agent.engine().snapshot();
+            let records = snapshot.spool.acknowledged + snapshot.spooled_records.iter().sum::<u64>();
+            assert_eq!(snapshot.spool.appended, records, "nothing was dropped");
+            if snapshot.spool.acknowledged >= 2 && snapshot.pipeline.scored >= 1 {
+                break;
+            }
+            assert!(began.elapsed() < Duration::from_secs(30), "{snapshot:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        tokio::task::spawn_blocking(|| agent.stop()).await.unwrap();
+    }
+
+    fn config(dir: &Path, aggregator: SocketAddr) -> Config {
+        let text = format!(
+            "agent_id = \"edge-1\"\nstate_dir = {state:?}\n\
+             [source.host]\ninterval_ms = 100\n[source.statsd]\nlisten = \"127.0.0.1:0\"\n\
+             [source.line_protocol]\ntcp = \"127.0.0.1:0\"\nudp = \"127.0.0.1:0\"\n\
+             [window]\nwindow_ms = 1000\nlateness_ms = 0\n[limits]\nseries_max = 100\n\
+             [uplink]\naddress = \"{aggregator}\"\naggregator_state_dir = {dir:?}\n[http]\nlisten = \"127.0.0.1:0\"\n",
+            state = dir.join("state"),
+        );
+        Config::parse(Path::new("test.toml"), &text).unwrap()
+    }
+}
