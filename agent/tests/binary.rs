@@ -2,6 +2,7 @@
 //!
 //! Owns what only a process can show. Must never wait without a bound. The hard case is ports: each test takes free ones
 //! from the system and hands them over in the config.
+#![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -146,7 +147,7 @@ fn wrong_usage_exits_2_and_help_exits_0() {
     assert_eq!(output(&["enroll"]).0, Some(2));
     let (code, stdout, _) = output(&["--help"]);
     assert_eq!(code, Some(0));
-    for command in ["run", "check", "enroll"] {
+    for command in ["run", "check", "enroll", "score"] {
         assert!(stdout.contains(command), "{stdout}");
     }
 }
@@ -201,6 +202,21 @@ fn an_address_that_is_taken_is_named_with_its_key() {
     let (code, _, stderr) = output(&["run", "--config", path.to_str().unwrap()]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("source.statsd.listen"), "{stderr}");
+}
+
+#[test]
+fn score_gives_a_row_for_each_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("series.csv");
+    let rows: String = (0..50).map(|i| format!("{},{}\n", i * 300, i % 7)).collect();
+    std::fs::write(&path, format!("when,load\n{rows}")).unwrap();
+    let args = ["score", "--timestamp", "when", "--value", "load", path.to_str().unwrap()];
+    let (code, stdout, stderr) = output(&args);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(stdout.lines().count(), 51);
+    let (code, _, stderr) = output(&["score", path.to_str().unwrap()]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("series.csv") && stderr.contains("timestamp"), "{stderr}");
 }
 
 #[test]

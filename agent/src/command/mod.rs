@@ -27,6 +27,7 @@ enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
     Enroll(enroll::EnrollArgs),
+    Score(score::ScoreArgs),
 }
 
 /// Runs the command that `args` (the program's name first) ask for; the whole of the binary.
@@ -62,6 +63,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Enroll(args) => enroll::enroll(&args),
+        Command::Score(args) => score::score(args),
     }
 }
 

@@ -4,8 +4,11 @@
 //! default parameters. The hard case is a bad row: it is named with its line, its scores stay empty of meaning
 //! (0, and no expectation), and the count of rows still matches.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 
+use anyhow::Context as _;
 use chrono::{DateTime, NaiveDateTime};
 use csv::{ByteRecord, ReaderBuilder, Writer};
 use vedette_agent_core::score::{Learning, Moment, Score, SeriesState};
@@ -25,6 +28,38 @@ pub const OUTPUT_COLUMNS: [&str; 7] = [
 pub const BAD_ROWS_NAMED_MAX: u64 = 20;
 /// Starts the generator behind the scorers' rounding: the same file gives the same scores.
 const SEED: u32 = 0;
+
+/// Scores a CSV file of one series: the same rows with their scores, on standard output.
+#[derive(Debug, clap::Args)]
+pub struct ScoreArgs {
+    /// Name of the column of event times: RFC 3339, YYYY-MM-DD HH:MM:SS or Unix seconds.
+    #[arg(long, value_name = "COL", default_value = "timestamp")]
+    timestamp: String,
+    /// Name of the column of values.
+    #[arg(long, value_name = "COL", default_value = "value")]
+    value: String,
+    /// The file to read; standard input without it.
+    file: Option<PathBuf>,
+}
+
+/// Runs `score`. Rows that cannot be scored are named on standard error and are no error.
+///
+/// # Errors
+/// A file that cannot be read, a missing column, or an output that cannot be written.
+pub fn score(args: ScoreArgs) -> anyhow::Result<()> {
+    let ScoreArgs { timestamp, value, file } = args;
+    let options = ScoreOptions { timestamp, value };
+    let (output, problems) = (io::BufWriter::new(io::stdout().lock()), io::stderr());
+    match file {
+        None => score_csv(io::stdin().lock(), output, problems, &options)?,
+        Some(path) => {
+            let named = || path.display().to_string();
+            let input = File::open(&path).with_context(named)?;
+            score_csv(io::BufReader::new(input), output, problems, &options).with_context(named)?
+        }
+    };
+    Ok(())
+}
 
 /// Which columns to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
