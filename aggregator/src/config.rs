@@ -175,12 +175,34 @@ pub struct Replay {
     pub series_max: u32,
     /// Lines held while sorting within the lateness of each file, 1 to 10,000,000; default 100,000.
     pub pending_max: u32,
+    /// Unit of the timestamps in line protocol: `ns` (default), `us`, `ms` or `s`.
+    pub precision: TimestampUnit,
 }
 
 impl Default for Replay {
     fn default() -> Self {
-        Self { window_ms: 300_000, lateness_ms: 3_600_000, series_max: 20_000, pending_max: 100_000 }
+        Self {
+            window_ms: 300_000,
+            lateness_ms: 3_600_000,
+            series_max: 20_000,
+            pending_max: 100_000,
+            precision: TimestampUnit::Ns,
+        }
     }
+}
+
+/// A unit of time, as line protocol names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimestampUnit {
+    /// Nanoseconds.
+    Ns,
+    /// Microseconds.
+    Us,
+    /// Milliseconds.
+    Ms,
+    /// Seconds.
+    S,
 }
 
 /// What is logged, and how.

@@ -3,11 +3,13 @@
 //! Owns everything that touches sockets, files, clocks and people. Must never decide what is an incident: that is
 //! the core's. The hard case is a crash between two effects, so what is acknowledged is always committed first.
 
+pub mod api;
 pub mod ca;
 pub mod calendar;
 pub mod clock;
 mod command;
 pub mod config;
+pub mod console;
 pub mod drive;
 pub mod enroll;
 pub mod http;
@@ -17,6 +19,7 @@ pub mod listen;
 pub mod metrics;
 pub mod notify;
 pub mod outbox;
+pub mod replay;
 pub mod run;
 pub mod schedule;
 pub mod settings;

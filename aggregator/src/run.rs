@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{interval, timeout};
 use vedette_aggregator_core::{Aggregator, Snapshot};
 
+use crate::api::{self, Desk};
 use crate::ca::Authority;
 use crate::config::Config;
 use crate::drive::{Driver, Order, Outlets};
@@ -116,8 +117,9 @@ impl Service {
 
         let config = Arc::new(config);
         let (config_sender, configs) = watch::channel(Arc::clone(&config));
+        let desk = Desk::new(pictures.clone(), stores.reads.clone(), configs.clone());
         let health = health(&metrics, &outlets, pictures);
-        let router = http::router(health);
+        let router = http::router(health).merge(api::router(desk.clone()));
         let mut servers = JoinSet::new();
         servers.spawn(async move { Ok(http::serve(web, router, stopping).await?) });
         let accepting = Arc::clone(&listener);
@@ -128,6 +130,10 @@ impl Service {
         let mut helpers = JoinSet::new();
         let watched = schedule::watch(stores.reads.clone(), configs.clone(), orders.clone());
         helpers.spawn(async move { Ok(watched.await?) });
+        servers.spawn(async move {
+            desk.watch().await;
+            Ok(())
+        });
         helpers.spawn(sweep_history(stores.writes.clone(), configs));
 
         let mut service = Self {

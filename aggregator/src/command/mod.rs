@@ -2,8 +2,14 @@
 //! It must never hold the work of a command; each has a file. Exit codes: 0 done, 1 a problem with the input or config, 2 wrong usage.
 //! The hard case is an error for people: it goes to standard error, with its causes, and standard output stays data.
 
+mod bench;
 mod ca;
+mod calendar;
+mod check;
+mod explain;
+mod replay;
 mod run;
+mod silence;
 mod token;
 
 use std::ffi::OsString;
@@ -23,6 +29,20 @@ struct Arguments {
 enum Command {
     /// Receive from agents, judge, notify; serve the console and the API.
     Run(run::Arguments),
+    /// Validate a config and print effective values, limits and worst-case memory.
+    Check(check::Arguments),
+    /// Play recorded telemetry through scoring and judgement.
+    Replay(replay::Arguments),
+    /// Measure decoding, sessions and judgement on this machine.
+    Bench(bench::Arguments),
+    /// Say why an incident did or did not notify.
+    Explain(explain::Arguments),
+    /// Hold back notifications for a while.
+    #[command(subcommand)]
+    Silence(silence::Command),
+    /// Scheduled events.
+    #[command(subcommand)]
+    Calendar(calendar::Command),
     /// Enrolment tokens.
     #[command(subcommand)]
     Token(token::Command),
@@ -43,6 +63,12 @@ pub(crate) fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match arguments.command {
         Command::Run(arguments) => run::run(arguments),
+        Command::Check(arguments) => check::run(arguments),
+        Command::Replay(arguments) => replay::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
+        Command::Explain(arguments) => explain::run(arguments),
+        Command::Silence(command) => silence::run(command),
+        Command::Calendar(command) => calendar::run(command),
         Command::Token(command) => token::run(command),
         Command::Ca(command) => ca::run(command),
     };

@@ -48,7 +48,7 @@ pub(super) fn run(Command::Create(create): Command) -> anyhow::Result<()> {
 }
 
 /// A whole number and a unit, at most ten years.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     const TEN_YEARS_S: u64 = 3_650 * 86_400;
     let wanted = || format!("`{text}` is no duration: write a number and s, m, h or d, as in 90m or 7d");
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wanted)?;

@@ -1,0 +1,137 @@
+//! Why an incident did or did not notify: its states and decisions as recorded, told in order.
+//!
+//! Must never judge anew or leave out a decision. The hard case is an incident that was held back and then released:
+//! the last state says what holds, the history how it came to that.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+use vedette_aggregator_core::{Alarm, Evidence, IncidentState, LedgerEntry};
+
+use crate::store::{Incident, LedgerRow};
+
+/// One incident, explained.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// The incident.
+    pub id: String,
+    /// Whether it ever notified people.
+    pub notified: bool,
+    /// The deciding reason in words.
+    pub reason: String,
+    /// What would have changed the decision.
+    pub counterfactual: String,
+    /// Every state that it entered, the first first.
+    pub states: Vec<Alarm>,
+    /// Every decision not to notify, the first first.
+    pub decisions: Vec<LedgerEntry>,
+}
+
+impl Explanation {
+    /// Reads what the store holds of an incident; none if it holds nothing.
+    ///
+    /// # Errors
+    /// A record that is not what this program wrote.
+    pub fn new(
+        id: &str,
+        states: &[Incident],
+        decisions: &[LedgerRow],
+    ) -> Result<Option<Self>, serde_json::Error> {
+        let read = |row: &Incident| serde_json::from_str::<Alarm>(&row.body);
+        let states = states.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let read = |row: &LedgerRow| serde_json::from_str::<LedgerEntry>(&row.body);
+        let decisions = decisions.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        // The state that was decided last says why; the end of an incident decides nothing.
+        let decided = states.iter().rev().find(|alarm| alarm.state != IncidentState::Resolved);
+        let Some(decided) = decided.or(states.last()) else { return Ok(None) };
+        Ok(Some(Self {
+            id: id.to_owned(),
+            notified: states.iter().any(|alarm| alarm.state == IncidentState::Open),
+            reason: decided.evidence.reason.clone(),
+            counterfactual: decided.evidence.counterfactual.clone(),
+            states,
+            decisions,
+        }))
+    }
+
+    /// The explanation for people.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.write(&mut text);
+        text
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        let Some(last) = self.states.last() else { return Ok(()) };
+        writeln!(out, "{}\n{}\n", self.id, last.summary)?;
+        let now = last.state.as_str();
+        writeln!(out, "It is {now} since {}; the deviation began at {}.", last.at, last.started_at)?;
+        writeln!(out, "Verdict {}, severity {}.", last.verdict.as_str(), last.severity.as_str())?;
+        let answer = if self.notified { "It notified" } else { "It did not notify" };
+        writeln!(out, "\n{answer}, because {}.", self.reason.trim_end_matches('.'))?;
+        if !self.counterfactual.is_empty() {
+            writeln!(out, "It would have been otherwise: {}.", self.counterfactual.trim_end_matches('.'))?;
+        }
+        let decided = self.states.iter().rev().find(|alarm| alarm.state != IncidentState::Resolved);
+        write_evidence(out, &decided.unwrap_or(last).evidence)?;
+        writeln!(out, "\nStates")?;
+        for alarm in &self.states {
+            writeln!(out, "  {}  {:<10}  {}", alarm.at, alarm.state.as_str(), alarm.evidence.reason)?;
+        }
+        for (at, entry) in self.decisions.iter().enumerate() {
+            if at == 0 {
+                writeln!(out, "\nDecisions")?;
+            }
+            writeln!(out, "  {}  {:?}: {}", entry.at, entry.decision, entry.reason)?;
+        }
+        Ok(())
+    }
+}
+
+/// The numbers that decided, each with what it was held against.
+fn write_evidence(out: &mut String, evidence: &Evidence) -> std::fmt::Result {
+    writeln!(out, "\nNumbers")?;
+    if let Some(missing) = &evidence.missing {
+        let cells = missing.cells;
+        return writeln!(
+            out,
+            "  agent {} last seen at {}, {cells} cells",
+            missing.agent, missing.last_seen_at
+        );
+    }
+    let Evidence { metric, observed, expected, .. } = evidence;
+    writeln!(
+        out,
+        "  {metric}: observed {observed:.6}, expected {expected:.6} ({})",
+        percent(evidence.log_ratio)
+    )?;
+    let peers = if evidence.peers.is_empty() { "none".into() } else { evidence.peers.join(", ") };
+    writeln!(out, "  shared with independent stacks: {} (peers: {peers})", percent(evidence.common_mode))?;
+    writeln!(
+        out,
+        "  left over: {}, tolerance {:.3} as a log ratio",
+        percent(evidence.residual),
+        evidence.tolerance
+    )?;
+    let Evidence { significance, significance_threshold, windows, score, .. } = evidence;
+    writeln!(
+        out,
+        "  significance: {significance:.1} standard deviations, threshold {significance_threshold:.1}"
+    )?;
+    writeln!(out, "  held for {windows} windows; highest score of a series {score:.2}")?;
+    if let Some(errors) = &evidence.errors {
+        let raised = if errors.raised { "raised" } else { "not raised" };
+        let (inside, outside) = (percent(errors.inside), percent(errors.outside));
+        writeln!(out, "  {}: {inside} inside, {outside} outside, {raised}", errors.metric)?;
+    }
+    if !evidence.calendar.is_empty() {
+        writeln!(out, "  calendar: {}", evidence.calendar.join("; "))?;
+    }
+    Ok(())
+}
+
+/// A log ratio as people say it.
+fn percent(log_ratio: f64) -> String {
+    format!("{:+.0} %", (log_ratio.exp() - 1.0) * 100.0)
+}

@@ -1,0 +1,80 @@
+//! The last windows of each cell and metric, for the console's curves.
+//!
+//! Must never hold more series than it may, or more windows of one than it may: about 16 bytes a window. The hard case
+//! is a cell that is gone: its curve goes with the first picture that no longer shows it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::Serialize;
+use vedette_aggregator_core::{Instant, Snapshot};
+
+/// Region, device, stack and metric.
+type Name = (String, String, String, String);
+
+/// Observed and expected sums of one window.
+type Point = (f64, f64);
+
+/// The curves of every cell and metric.
+#[derive(Debug)]
+pub(super) struct History {
+    series_max: usize,
+    windows_max: usize,
+    through: BTreeMap<String, Instant>,
+    curves: BTreeMap<Name, VecDeque<Point>>,
+}
+
+/// One curve, the oldest window first.
+#[derive(Debug, Serialize)]
+pub(super) struct Curve<'h> {
+    region: &'h str,
+    device: &'h str,
+    stack: &'h str,
+    metric: &'h str,
+    points: &'h VecDeque<Point>,
+}
+
+impl History {
+    pub(super) fn new(series_max: usize, windows_max: usize) -> Self {
+        Self { series_max, windows_max, through: BTreeMap::new(), curves: BTreeMap::new() }
+    }
+
+    /// Adds the latest window of every region that has judged one since the last picture.
+    pub(super) fn take(&mut self, picture: &Snapshot) {
+        for region in &picture.regions {
+            let Some(through) = region.judged_through else { continue };
+            if self.through.get(&region.region) == Some(&through) {
+                continue;
+            }
+            self.through.insert(region.region.clone(), through);
+            let mut present = BTreeMap::new();
+            for cell in &region.cells {
+                let name =
+                    (region.region.clone(), cell.device.clone(), cell.stack.clone(), cell.metric.clone());
+                present.insert(name, (cell.observed, cell.expected));
+            }
+            self.curves.retain(|name, _| name.0 != region.region || present.contains_key(name));
+            for (name, point) in present {
+                self.push(name, point);
+            }
+        }
+    }
+
+    fn push(&mut self, name: Name, point: Point) {
+        if self.curves.len() >= self.series_max && !self.curves.contains_key(&name) {
+            return;
+        }
+        let curve = self.curves.entry(name).or_default();
+        curve.push_back(point);
+        if curve.len() > self.windows_max {
+            curve.pop_front();
+        }
+    }
+
+    /// The curves of a region, or of all.
+    pub(super) fn curves(&self, region: Option<&str>) -> Vec<Curve<'_>> {
+        let wanted = self.curves.iter().filter(|(name, _)| region.is_none_or(|region| region == name.0));
+        wanted
+            .map(|((region, device, stack, metric), points)| Curve { region, device, stack, metric, points })
+            .collect()
+    }
+}

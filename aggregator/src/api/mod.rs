@@ -1,0 +1,213 @@
+//! The JSON API below `/api/v1` and the console at `/`: a read-only look at the core's latest picture and at the store.
+//!
+//! Owns what a stranger's browser may do: nothing. Must never change anything, nor answer a page of another site. The
+//! hard case is DNS rebinding, where another site's name points at this address: a request counts only when it asks
+//! for an address, for localhost, or for a name from the config.
+
+pub mod explain;
+mod guard;
+mod history;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use vedette_aggregator_core::Snapshot;
+use vedette_aggregator_core::snapshot::IncidentView;
+
+use crate::config::Config;
+use crate::console;
+use crate::schedule::Schedule;
+use crate::store::{StoreClosed, StoreError, StoreHandle};
+use explain::Explanation;
+use history::History;
+
+/// Ledger entries and past incidents in one answer.
+const ROWS_MAX: usize = 500;
+
+/// What the API and the console read from; clones share everything.
+#[derive(Clone)]
+pub struct Desk {
+    pictures: watch::Receiver<Arc<Snapshot>>,
+    store: StoreHandle,
+    config: watch::Receiver<Arc<Config>>,
+    history: Arc<Mutex<History>>,
+}
+
+impl std::fmt::Debug for Desk {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Desk").finish_non_exhaustive()
+    }
+}
+
+impl Desk {
+    /// Reads from the core's pictures, the store and the config.
+    pub fn new(
+        pictures: watch::Receiver<Arc<Snapshot>>,
+        store: StoreHandle,
+        config: watch::Receiver<Arc<Config>>,
+    ) -> Self {
+        let limits = config.borrow().limits.clone();
+        let windows_max = limits.history_windows_max as usize;
+        let history = Arc::new(Mutex::new(History::new(limits.cells_max as usize, windows_max)));
+        Self { pictures, store, config, history }
+    }
+
+    /// Keeps the console's curves up to date, until the core is gone.
+    pub async fn watch(mut self) {
+        while self.pictures.changed().await.is_ok() {
+            let picture = Arc::clone(&self.pictures.borrow_and_update());
+            self.history.lock().unwrap_or_else(PoisonError::into_inner).take(&picture);
+        }
+    }
+
+    fn picture(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.pictures.borrow())
+    }
+}
+
+/// The routes of API and console, with the guard before them.
+pub fn router(desk: Desk) -> Router {
+    Router::new()
+        .route("/api/v1/incidents", get(incidents))
+        .route("/api/v1/incidents/{id}", get(incident))
+        .route("/api/v1/incidents/{id}/explain", get(explained))
+        .route("/api/v1/suppressed", get(suppressed))
+        .route("/api/v1/lattice", get(lattice))
+        .route("/api/v1/curves", get(curves))
+        .route("/api/v1/agents", get(agents))
+        .route("/api/v1/calendar", get(calendar))
+        .route("/api/v1/{*rest}", get(async || Refusal::no_such("path")))
+        .merge(console::router())
+        .layer(from_fn_with_state(desk.config.clone(), guard::guard))
+        .with_state(desk)
+}
+
+/// An error as JSON with a message.
+#[derive(Debug)]
+struct Refusal(StatusCode, String);
+
+impl Refusal {
+    fn no_such(what: &str) -> Self {
+        Self(StatusCode::NOT_FOUND, format!("there is no such {what}"))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        answer(self.0, &json!({ "message": self.1 }))
+    }
+}
+
+impl From<StoreClosed> for Refusal {
+    fn from(error: StoreClosed) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+impl From<serde_json::Error> for Refusal {
+    fn from(error: serde_json::Error) -> Self {
+        Self(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+}
+
+type Answer = Result<Response, Refusal>;
+
+fn answer(status: StatusCode, body: &impl Serialize) -> Response {
+    (status, axum::Json(body)).into_response()
+}
+
+/// Which incidents, or which region.
+#[derive(Debug, Default, Deserialize)]
+struct Filter {
+    state: Option<String>,
+    region: Option<String>,
+}
+
+impl Filter {
+    fn takes(&self, view: &IncidentView) -> bool {
+        let regions = &view.alarm.scope.region;
+        let here = |region: &String| regions.is_empty() || regions.contains(region);
+        self.state.as_deref().is_none_or(|state| view.alarm.state.as_str() == state)
+            && self.region.as_ref().is_none_or(here)
+    }
+}
+
+async fn incidents(State(desk): State<Desk>, Query(filter): Query<Filter>) -> Answer {
+    if let Some(state) = filter.state.as_deref()
+        && !["open", "suppressed", "resolved"].contains(&state)
+    {
+        let message = format!("`{state}` is no state: open, suppressed or resolved");
+        return Err(Refusal(StatusCode::BAD_REQUEST, message));
+    }
+    let picture = desk.picture();
+    let all = picture.open.iter().chain(&picture.suppressed).chain(&picture.resolved);
+    let found: Vec<&IncidentView> = all.filter(|view| filter.takes(view)).collect();
+    Ok(answer(StatusCode::OK, &json!({ "incidents": found })))
+}
+
+async fn incident(State(desk): State<Desk>, Path(id): Path<String>) -> Answer {
+    let rows = desk.store.with(move |store| store.incident(&id)).await??;
+    let states = rows.iter().map(|row| serde_json::from_str(&row.body)).collect::<Result<Vec<Value>, _>>()?;
+    let last = states.last().cloned().ok_or_else(|| Refusal::no_such("incident"))?;
+    Ok(answer(StatusCode::OK, &json!({ "incident": last, "states": states })))
+}
+
+async fn explained(State(desk): State<Desk>, Path(id): Path<String>) -> Answer {
+    let wanted = id.clone();
+    let read = move |store: &mut crate::store::Store| {
+        Ok::<_, StoreError>((store.incident(&wanted)?, store.ledger(&wanted)?))
+    };
+    let (states, ledger) = desk.store.with(read).await??;
+    let explanation = Explanation::new(&id, &states, &ledger)?.ok_or_else(|| Refusal::no_such("incident"))?;
+    Ok(answer(StatusCode::OK, &explanation))
+}
+
+async fn suppressed(State(desk): State<Desk>) -> Answer {
+    let rows = desk.store.with(|store| store.latest_ledger(ROWS_MAX)).await??;
+    let ledger = rows.iter().map(|row| serde_json::from_str(&row.body)).collect::<Result<Vec<Value>, _>>()?;
+    Ok(answer(StatusCode::OK, &json!({ "suppressed": desk.picture().suppressed, "ledger": ledger })))
+}
+
+async fn lattice(State(desk): State<Desk>, Query(filter): Query<Filter>) -> Answer {
+    let picture = desk.picture();
+    let regions: Vec<_> = picture
+        .regions
+        .iter()
+        .filter(|it| filter.region.as_ref().is_none_or(|region| *region == it.region))
+        .collect();
+    if regions.is_empty() && filter.region.is_some() {
+        return Err(Refusal::no_such("region"));
+    }
+    Ok(answer(StatusCode::OK, &json!({ "regions": regions })))
+}
+
+async fn curves(State(desk): State<Desk>, Query(filter): Query<Filter>) -> Answer {
+    let history = desk.history.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(answer(StatusCode::OK, &json!({ "curves": history.curves(filter.region.as_deref()) })))
+}
+
+async fn agents(State(desk): State<Desk>) -> Answer {
+    Ok(answer(StatusCode::OK, &json!({ "agents": desk.picture().agents })))
+}
+
+async fn calendar(State(desk): State<Desk>) -> Answer {
+    let config = Arc::clone(&desk.config.borrow());
+    let now = crate::clock::Clock::start().now().wall;
+    let schedule = desk.store.with(move |store| Schedule::read(store, &config, now)).await??;
+    let entries: Vec<_> = schedule.entries.iter().filter(|it| it.until > now).take(ROWS_MAX).collect();
+    Ok(answer(StatusCode::OK, &json!({ "entries": entries, "silences": schedule.silences })))
+}

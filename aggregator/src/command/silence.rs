@@ -1,0 +1,110 @@
+//! `silence`: an operator's order not to be notified of something for a while, stored where a running aggregator sees it.
+//! It must never hide anything: what it holds back is suppressed with the silence as its reason. The hard case is a silence without an end,
+//! which nobody remembers: each has one, at most 90 days away.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use anyhow::bail;
+use vedette_aggregator_core::{Scope, Silence};
+use vedette_common::WallMs;
+
+use crate::config::Config;
+use crate::enroll::unix_ms;
+use crate::state_folder::StateFolder;
+use crate::store::Store;
+
+/// The longest silence.
+const SILENCE_MAX: Duration = Duration::from_secs(90 * 86_400);
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Add a silence.
+    Add(Add),
+    /// List the silences that have not ended.
+    List(Place),
+    /// End a silence.
+    Remove(Remove),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Place {
+    /// TOML file that names the state folder; without one, the default folder.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Add {
+    /// Regions; none for all.
+    #[arg(long, num_args = 1..)]
+    region: Vec<String>,
+    /// Device families; none for all.
+    #[arg(long, num_args = 1..)]
+    device: Vec<String>,
+    /// Stacks; none for all.
+    #[arg(long, num_args = 1..)]
+    stack: Vec<String>,
+    /// How long: a number and s, m, h or d.
+    #[arg(long = "for", value_name = "DURATION", value_parser = super::token::parse_duration)]
+    duration: Duration,
+    /// Who orders it.
+    #[arg(long, default_value = "")]
+    author: String,
+    /// Why.
+    #[arg(long)]
+    comment: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Remove {
+    /// The number that `silence list` shows.
+    number: i64,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub(super) fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Add(add) => add_silence(add),
+        Command::List(place) => list(&place),
+        Command::Remove(remove) => {
+            let removed = store(&remove.place)?.remove_silence(remove.number)?;
+            if removed { Ok(()) } else { bail!("there is no silence {}: see `silence list`", remove.number) }
+        }
+    }
+}
+
+fn store(place: &Place) -> anyhow::Result<Store> {
+    let config = Config::load(place.config.as_deref())?;
+    Ok(Store::open(&StateFolder::open(&config.state_dir)?)?)
+}
+
+fn add_silence(add: Add) -> anyhow::Result<()> {
+    if add.duration > SILENCE_MAX {
+        bail!("a silence lasts at most {} days", SILENCE_MAX.as_secs() / 86_400);
+    }
+    let from = unix_ms(SystemTime::now());
+    let until = from.saturating_add(i64::try_from(add.duration.as_millis())?);
+    let silence = Silence {
+        id: format!("silence-{from}"),
+        scope: Scope { region: add.region, device: add.device, stack: add.stack },
+        from: WallMs(from),
+        until: WallMs(until),
+        author: add.author,
+        comment: add.comment,
+    };
+    let number = store(&add.place)?.add_silence(until, &serde_json::to_string(&silence)?)?;
+    writeln!(std::io::stdout(), "{number}")?;
+    Ok(())
+}
+
+fn list(place: &Place) -> anyhow::Result<()> {
+    for row in store(place)?.silences(unix_ms(SystemTime::now()))? {
+        writeln!(std::io::stdout(), "{}\t{}", row.number, row.body)?;
+    }
+    Ok(())
+}
