@@ -170,3 +170,123 @@ impl Storage for FileStorage {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use vedette_agent_core::spool::{AppendError, Segment, Spool, SpoolMemory, SpoolSettings};
+    use vedette_common::{BootId, DropReason, Lane, MonoMs};
+
+    use super::*;
+
+    const SETTINGS: SpoolSettings = SpoolSettings::with_bytes_max(128 * 1024);
+
+    fn with_spool<T>(folder: &Path, boot: u64, body: impl FnOnce(&mut Spool<'_, FileStorage>) -> T) -> T {
+        let mut segments = vec![Segment::default(); SETTINGS.segments()];
+        let mut buffer = vec![0; SETTINGS.buffer_bytes()];
+        let memory = SpoolMemory { segments: &mut segments, buffer: &mut buffer };
+        let storage = FileStorage::open(folder).unwrap();
+        body(&mut Spool::open(storage, SETTINGS, memory, BootId(boot)).unwrap())
+    }
+
+    fn append(spool: &mut Spool<'_, FileStorage>, bytes: usize) -> Result<(), AppendError<Infallible>> {
+        let write = |_, buffer: &mut [u8]| {
+            buffer[..bytes].fill(7);
+            Ok(bytes)
+        };
+        spool.append(Lane::RollUps, write).map(|_| ())
+    }
+
+    fn bytes_in(folder: &Path) -> u64 {
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+    }
+
+    #[test]
+    fn records_survive_a_restart_for_their_owner_only() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("made/spool");
+        with_spool(&folder, 1, |spool| {
+            append(spool, 100).unwrap();
+            spool.handle_window_closed(MonoMs(0));
+            assert_eq!(spool.counts().faults, [0; 3]);
+            let taken = FileStorage::open(&folder);
+            assert!(matches!(taken, Err(FileError::InUse(_))), "{taken:?}");
+        });
+        assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        let file = folder.join("segment-0000.spool").metadata().unwrap();
+        assert_eq!(file.permissions().mode() & 0o777, 0o600);
+        with_spool(&folder, 2, |spool| {
+            let next = spool.next(Lane::RollUps, None).unwrap().unwrap();
+            assert_eq!((next.key.boot, next.frame), (BootId(1), &[7; 100][..]));
+            let key = next.key;
+            assert_eq!(spool.acknowledge(key), Ok(1));
+            assert_eq!(bytes_in(&folder), 0);
+        });
+    }
+
+    #[test]
+    fn the_cap_holds_and_foreign_files_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["notes.txt", "segment-1.spool", "segment-0001.spool.bak"] {
+            std::fs::write(folder.path().join(name), "x").unwrap();
+        }
+        std::fs::create_dir(folder.path().join("segment-0002.spool")).unwrap();
+        with_spool(folder.path(), 1, |spool| {
+            assert_eq!(spool.recovery().unreadable_segments, 1);
+            for _ in 0..300 {
+                append(spool, 2_000).unwrap();
+                let own: u64 = (0..4).filter_map(|n| spool_file(folder.path(), n)).sum();
+                assert!(own <= u64::from(SETTINGS.bytes_max));
+            }
+            assert!(spool.counts().dropped.get(DropReason::SpoolFull) > 200);
+        });
+        assert_eq!(std::fs::read(folder.path().join("segment-1.spool")).unwrap(), b"x");
+        assert!(folder.path().join("segment-0002.spool").is_dir());
+    }
+
+    fn spool_file(folder: &Path, number: u16) -> Option<u64> {
+        let metadata = folder.join(format!("segment-{number:04}.spool")).metadata().ok()?;
+        metadata.is_file().then_some(metadata.len())
+    }
+
+    #[test]
+    fn a_folder_that_goes_away_costs_records_with_a_reason_until_it_is_back() {
+        let parent = tempfile::tempdir().unwrap();
+        let (folder, away) = (parent.path().join("spool"), parent.path().join("away"));
+        with_spool(&folder, 1, |spool| {
+            append(spool, 10).unwrap();
+            std::fs::rename(&folder, &away).unwrap();
+            let dropped = append(spool, 10);
+            let reason = DropReason::SpoolUnwritable;
+            assert!(matches!(dropped, Err(AppendError::Dropped { reason: r, .. }) if r == reason));
+            assert!(spool.take_error().unwrap().to_string().contains("segment-0000.spool"));
+            std::fs::rename(&away, &folder).unwrap();
+            append(spool, 10).unwrap();
+            assert_eq!((spool.records(Lane::RollUps), spool.counts().dropped.get(reason)), (2, 1));
+        });
+    }
+
+    #[test]
+    fn a_read_only_folder_is_named_so() {
+        let folder = tempfile::tempdir().unwrap();
+        with_spool(folder.path(), 1, |spool| {
+            std::fs::set_permissions(folder.path(), Permissions::from_mode(0o500)).unwrap();
+            // The superuser may write all the same; then nothing must be dropped.
+            let privileged = File::create(folder.path().join("probe")).is_ok();
+            assert_eq!(append(spool, 10).is_ok(), privileged);
+            assert_eq!(spool.counts().faults[StorageFault::ReadOnly.index()], u64::from(!privileged));
+            std::fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).unwrap();
+            append(spool, 10).unwrap();
+        });
+    }
+
+    #[test]
+    fn errors_are_sorted() {
+        let fault = |kind: io::ErrorKind| FileStorage::fault(&error("write", Path::new("x"))(kind.into()));
+        assert_eq!(fault(io::ErrorKind::StorageFull), StorageFault::Full);
+        assert_eq!(fault(io::ErrorKind::ReadOnlyFilesystem), StorageFault::ReadOnly);
+        assert_eq!(fault(io::ErrorKind::PermissionDenied), StorageFault::ReadOnly);
+        assert_eq!(fault(io::ErrorKind::Other), StorageFault::Broken);
+    }
+}

@@ -105,7 +105,7 @@ impl Aggregator {
         let mut answers = Vec::new();
         if key.sequence.0 == *through + 1 {
             *through += 1;
-            if key.sequence.0 % 23 == 0 {
+            if key.sequence.0.is_multiple_of(23) {
                 assert!(self.refused.insert(key), "{key:?} was consumed twice");
                 let reason = RefuseReason::Malformed;
                 answers.push(frame(&Refuse { reason, key: Some(key), retry_after_ms: 0 }));

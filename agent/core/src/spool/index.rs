@@ -68,10 +68,13 @@ impl Index<'_> {
         self.holding(lane).max_by_key(|(number, segment)| (segment.last, *number)).map(|(number, _)| number)
     }
 
-    /// A free segment: one that takes no room on the medium if there is one, and as the last resort one that
-    /// could not be read when the spool was opened.
+    /// A free segment: one that takes no room on the medium if there is one; then one that could not be read
+    /// when the spool was opened; and only with nothing else in use, one that could not be emptied since.
     pub(super) fn free(&self) -> Option<u16> {
-        let free = (0..).zip(self.0.iter()).filter(|(_, segment)| segment.lane.is_none());
+        let in_use = self.0.iter().any(|segment| segment.lane.is_some());
+        let usable =
+            |segment: &Segment| segment.lane.is_none() && !(in_use && segment.read_faults == u8::MAX);
+        let free = (0..).zip(self.0.iter()).filter(|(_, segment)| usable(segment));
         let rank = |segment: &Segment| (segment.read_faults, segment.length);
         free.min_by_key(|(number, segment)| (rank(segment), *number)).map(|(number, _)| number)
     }

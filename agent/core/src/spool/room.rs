@@ -85,11 +85,32 @@ impl<S: Storage> Spool<'_, S> {
         for _ in 0..=2 * self.index.numbers().end {
             let over_quota = self.over_quota(lane, bytes);
             match self.target(lane, bytes) {
-                Some(segment) if !over_quota && self.fits_cap(bytes) => return Ok(segment),
+                Some(segment) if !over_quota && self.fits_cap(bytes) => {
+                    if self.reclaim(segment)? {
+                        return Ok(segment);
+                    }
+                }
                 _ => self.give_way(lane, over_quota)?,
             }
         }
         Err(StoreError::NoRoom)
+    }
+
+    /// Empties a segment that was set aside at the start, before its first use; gives whether it is usable.
+    /// One that fails is tried again only when no other segment is in use.
+    fn reclaim(&mut self, segment: u16) -> Result<bool, StorageFault> {
+        let Segment { lane, read_faults, .. } = *self.index.get(segment);
+        if lane.is_some() || read_faults == 0 {
+            return Ok(true);
+        }
+        let emptied = self.storage.truncate(segment, 0);
+        let emptied = self.note(emptied);
+        if let Err(fault) = emptied {
+            self.index.get_mut(segment).read_faults = u8::MAX;
+            return if read_faults == u8::MAX { Err(fault) } else { Ok(false) };
+        }
+        *self.index.get_mut(segment) = Segment::default();
+        Ok(true)
     }
 
     /// The segment that would take the next record of `lane`: the active one, or a free one.
