@@ -525,3 +525,161 @@ impl Link {
 fn send<M: Message>(message: &M, buffer: &mut [u8; FRAME_BYTES_MAX]) -> Option<LinkOutput> {
     encode(message, buffer).ok().map(LinkOutput::Send)
 }
+
+#[cfg(test)]
+mod tests {
+    use core::convert::Infallible;
+    use std::vec::Vec;
+
+    use vedette_common::{AgentId, BootId, DropReason, WallMs};
+
+    use super::*;
+    use crate::spool::{MemoryStorage, Segment, SpoolMemory, SpoolSettings, SyncPolicy};
+
+    const SETTINGS: SpoolSettings = SpoolSettings {
+        bytes_max: 1 << 16,
+        segment_bytes: 1 << 13,
+        deviations_bytes_max: 1 << 15,
+        frame_bytes_max: 64,
+        sync: SyncPolicy::EachWindow,
+    };
+
+    fn at(ms: u64) -> Now {
+        Now { mono: MonoMs(ms), wall: WallMs(ms as i64) }
+    }
+
+    fn birth() -> Birth {
+        Birth {
+            agent: AgentId::parse("edge-1").unwrap(),
+            boot: BootId(1),
+            version: heapless::String::new(),
+            started_at: WallMs(0),
+            window_ms: 1_000,
+            regions: heapless::Vec::new(),
+            series_max: 1,
+        }
+    }
+
+    fn with_link(body: impl FnOnce(&mut Link, &mut Spool<'_, MemoryStorage<'_>>)) {
+        let (mut bytes, mut lengths) = ([0; 1 << 16], [None; 8]);
+        let (mut segments, mut buffer) = ([Segment::default(); 8], [0; SETTINGS.buffer_bytes()]);
+        let memory = SpoolMemory { segments: &mut segments, buffer: &mut buffer };
+        let storage = MemoryStorage::new(&mut bytes, &mut lengths);
+        let mut spool = Spool::open(storage, SETTINGS, memory, BootId(1)).unwrap();
+        body(&mut Link::new(LinkSettings::default(), birth(), 1), &mut spool);
+    }
+
+    fn append(spool: &mut Spool<'_, MemoryStorage<'_>>, lane: Lane) -> RecordKey {
+        let write =
+            |key, buffer: &mut [u8]| Ok::<_, Infallible>(encode(&Acknowledge { key }, buffer).unwrap());
+        spool.append(lane, write).unwrap()
+    }
+
+    fn answer<M: Message>(link: &mut Link, spool: &mut Spool<'_, MemoryStorage<'_>>, ms: u64, message: &M) {
+        let mut buffer = [0; 256];
+        let length = encode(message, &mut buffer).unwrap();
+        let (frame, _) = Frame::parse(&buffer[..length]).unwrap();
+        link.handle_frame(at(ms), &frame, spool).unwrap();
+    }
+
+    /// Everything the link sends at `ms`: the kind, and the key where a record stands for itself.
+    fn drain(
+        link: &mut Link,
+        spool: &mut Spool<'_, MemoryStorage<'_>>,
+        ms: u64,
+    ) -> Vec<(Kind, Option<RecordKey>)> {
+        let mut sent = Vec::new();
+        let mut buffer = [0; FRAME_BYTES_MAX];
+        while let Some(output) = link.poll_output(at(ms), spool, &mut buffer) {
+            match output {
+                LinkOutput::Connect => link.handle_connected(at(ms)),
+                LinkOutput::Close => break,
+                LinkOutput::Send(length) => {
+                    let (frame, _) = Frame::parse(&buffer[..length]).unwrap();
+                    let key = decode::<Acknowledge>(&frame).ok().map(|acknowledge| acknowledge.key);
+                    sent.push((frame.kind, key));
+                }
+            }
+        }
+        sent
+    }
+
+    #[test]
+    fn birth_and_horizons_come_first_and_a_backlog_never_holds_up_a_deviation() {
+        with_link(|link, spool| {
+            for _ in 0..IN_FLIGHT_MAX + 5 {
+                append(spool, Lane::RollUps);
+            }
+            let sent = drain(link, spool, 0);
+            assert_eq!((sent[0].0, sent[1].0), (Kind::Birth, Kind::Heartbeat));
+            assert_eq!(sent.len(), 2 + IN_FLIGHT_MAX);
+            let deviation = append(spool, Lane::Deviations);
+            let sent = drain(link, spool, 1);
+            assert_eq!(sent, [(Kind::Heartbeat, None), (Kind::Acknowledge, Some(deviation))]);
+        });
+    }
+
+    #[test]
+    fn silence_makes_it_go_back_and_in_the_end_close() {
+        with_link(|link, spool| {
+            let key = append(spool, Lane::RollUps);
+            drain(link, spool, 0);
+            let again = drain(link, spool, 5_000);
+            assert_eq!(again, [(Kind::Heartbeat, None), (Kind::Acknowledge, Some(key))]);
+            assert_eq!((link.counts().resent, link.counts().timeouts), (1, 1));
+            for ms in [15_000, 35_000, 75_000] {
+                drain(link, spool, ms);
+            }
+            assert!(!link.is_connected());
+            assert_eq!(spool.records(Lane::RollUps), 1);
+        });
+    }
+
+    #[test]
+    fn refusals_rest_drop_or_dismiss() {
+        with_link(|link, spool| {
+            let key = append(spool, Lane::RollUps);
+            drain(link, spool, 0);
+            let refuse = |reason, key, retry_after_ms| Refuse { reason, key, retry_after_ms };
+            answer(link, spool, 1, &refuse(RefuseReason::Overloaded, Some(key), 2_000));
+            assert_eq!((drain(link, spool, 2_000).len(), link.poll_deadline()), (0, Some(MonoMs(2_001))));
+            assert_eq!(drain(link, spool, 2_001).last(), Some(&(Kind::Acknowledge, Some(key))));
+            answer(link, spool, 2_100, &refuse(RefuseReason::Malformed, Some(key), 0));
+            answer(link, spool, 2_100, &Acknowledge { key });
+            assert_eq!(spool.counts().dropped.get(DropReason::Refused), 1);
+            assert_eq!((spool.counts().acknowledged, spool.records(Lane::RollUps)), (0, 0));
+            answer(link, spool, 2_200, &refuse(RefuseReason::WrongIdentity, None, 0));
+            drain(link, spool, 2_200);
+            assert_eq!(link.poll_deadline(), Some(MonoMs(62_200)));
+        });
+    }
+
+    #[test]
+    fn attempts_spread_and_slow_down_to_a_limit() {
+        with_link(|link, spool| {
+            let (mut now, mut buffer) = (0, [0; FRAME_BYTES_MAX]);
+            for attempt in 0..12 {
+                assert_eq!(link.poll_output(at(now), spool, &mut buffer), Some(LinkOutput::Connect));
+                link.handle_disconnected(at(now));
+                let full = (1_000 << attempt).min(60_000);
+                let waits = link.poll_deadline().unwrap().0 - now;
+                assert!((full / 2..=full).contains(&waits), "attempt {attempt} waits {waits} ms");
+                now += waits;
+            }
+            assert_eq!(link.counts().reconnects, 11);
+        });
+    }
+
+    #[test]
+    fn the_longest_heartbeat_and_birth_fit_a_frame() {
+        with_link(|link, spool| {
+            let mut longest = birth();
+            while longest.regions.push("r".repeat(64).as_str().try_into().unwrap()).is_ok() {}
+            link.set_birth(longest);
+            let mut dropped = DropCounts::new();
+            DropReason::ALL.into_iter().for_each(|reason| dropped.add(reason, u64::MAX));
+            link.set_vitals(Vitals { series: u32::MAX, observed: u64::MAX, dropped });
+            assert_eq!(drain(link, spool, 0), [(Kind::Birth, None), (Kind::Heartbeat, None)]);
+        });
+    }
+}
