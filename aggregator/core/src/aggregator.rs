@@ -158,7 +158,8 @@ impl Aggregator {
     /// Why `summary` is refused for good, if it is.
     fn check(&mut self, now: Now, allowed: &AllowedRegions, summary: &Summary) -> Option<RefuseReason> {
         let timing = &self.settings.timing;
-        let foreign = |region: u8| summary.strings.get(region).is_none_or(|name| !allowed.allows(name));
+        // An index that points nowhere names no region; the row falls out of the intake.
+        let foreign = |region: u8| summary.strings.get(region).is_some_and(|name| !allowed.allows(name));
         let end = summary.window_start.plus_ms(i64::from(summary.window_ms));
         let (reason, refuse) = if summary.window_ms == 0 || summary.window_ms > WINDOW_MS_MAX {
             (Reason::WindowWidth, RefuseReason::Malformed)

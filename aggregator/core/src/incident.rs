@@ -179,7 +179,8 @@ impl Incident {
         match (self.stage, next) {
             (Stage::Told(IncidentState::Open), _) => None,
             (Stage::Told(IncidentState::Suppressed), IncidentState::Suppressed) => {
-                let changed = self.verdict != verdict_before;
+                // On the way to being told, it is told once, when it is.
+                let changed = self.verdict != verdict_before && self.notify_windows == 0;
                 changed.then(|| self.tell(Some(Decision::Suppress), at))
             }
             (Stage::Told(IncidentState::Suppressed), _) => {

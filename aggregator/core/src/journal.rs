@@ -138,7 +138,7 @@ impl Journal {
         let mut best: Option<(&Incident, (bool, f64))> = None;
         for incident in self.incidents.values().filter(same) {
             let new = score(incident);
-            let better = best.is_none_or(|(_, old)| new.0 > old.0 || (new.0 == old.0 && new.1 > old.1));
+            let better = best.is_none_or(|(_, old)| new.0.cmp(&old.0).then(new.1.total_cmp(&old.1)).is_gt());
             if new.1 >= OVERLAP_MIN && better {
                 best = Some((incident, new));
             }

@@ -6,17 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::alarm::{AlarmSeries, Scope};
+use crate::alarm::Scope;
 use crate::correlate::{self, CommonMode, HORIZONS, LONG_KEEP, Point, log_ratio};
-use crate::errors::{self, Roles};
-use crate::evidence::{Direction, Evidence};
+use crate::errors::Roles;
+use crate::evidence::Direction;
 use crate::incident::{Finding, Source};
 use crate::journal::Journal;
 use crate::region::{Fleet, HISTORY_WINDOWS};
 use crate::schedule::{Schedule, Silence};
-use crate::scopes::{self, ALL, GROUP, LONG_VARIANCE, Noise, Pooled, ScopeKey, Search};
+use crate::scopes::{self, ALL, LONG_VARIANCE, Noise, ScopeKey, Search};
 use crate::settings::{MetricSettings, Role, Settings};
-use crate::window::{Deviating, PendingWindow};
+use crate::window::PendingWindow;
 use crate::{combine, lone, telemetry, verdict};
 
 /// What the judgement has learned. About 40 bytes for each scope: some seven times the cells.
@@ -62,8 +62,9 @@ pub(crate) struct Bench<'a> {
     pub(crate) window: &'a PendingWindow,
     /// The regions of the window, in order of their names.
     pub(crate) regions: Vec<u16>,
-    roles: Roles,
-    groups: BTreeMap<u16, u16>,
+    pub(crate) roles: Roles,
+    /// The group of each stack.
+    pub(crate) groups: BTreeMap<u16, u16>,
     /// Scopes of leftovers that were told and are not over.
     live: BTreeSet<Scope>,
 }
@@ -168,48 +169,57 @@ impl<'a> Bench<'a> {
         for region in &self.regions {
             let mut of_region = self.points(fleet, *region, metric, settings.role, counts);
             let mode = correlate::take_common_mode(&mut of_region);
-            self.settle(fleet, *region, metric, &mut of_region, &mode, counts);
+            settle(fleet, *region, metric, &mut of_region, &mode, counts);
             modes.insert(*region, mode);
             points.append(&mut of_region);
         }
-        let scopes = scopes::members(metric, &points);
-        let judgement = &self.case.settings.judgement;
-        let is_live = |key: ScopeKey| self.live.contains(&self.scope(fleet, key, None));
-        scopes::learn(&mut memory.noise, &scopes, &points, judgement, &is_live);
         let mut findings = Vec::new();
         for (region, mode) in &modes {
-            findings.extend(self.common(fleet, memory, metric, settings, *region, mode, &points));
+            let key = ScopeKey { metric, region: *region, device: ALL, stack: ALL };
+            let noise = memory.noise.entry(key).or_default();
+            findings.extend(self.common(fleet, noise, settings, key, mode, &points));
         }
+        findings.extend(self.leftovers(fleet, memory, metric, settings, &modes, points));
+        findings
+    }
+
+    /// Searches what is left over for the scopes that explain it.
+    fn leftovers(
+        &self,
+        fleet: &Fleet,
+        memory: &mut Memory,
+        metric: u16,
+        settings: MetricSettings,
+        modes: &BTreeMap<u16, CommonMode>,
+        mut points: Vec<Point>,
+    ) -> Vec<Finding> {
+        let judgement = &self.case.settings.judgement;
+        let scopes = scopes::members(metric, &points);
+        let is_live =
+            |key: ScopeKey| !self.live.is_empty() && self.live.contains(&self.scope(fleet, key, None));
+        scopes::learn(&mut memory.noise, &scopes, &points, judgement, &is_live);
         let announced = self.announced(fleet);
-        let base = if settings.role == Role::Traffic {
-            judgement.significance_with_errors
-        } else {
-            judgement.significance
+        let base = match settings.role {
+            Role::Traffic => judgement.significance_with_errors,
+            Role::Errors | Role::Latency | Role::Saturation => judgement.significance,
         };
-        let needed = |key: ScopeKey| {
-            if is_live(key) { base.min(judgement.significance * judgement.hysteresis) } else { base }
-        };
-        let (down, up) = (
-            verdict::matters(settings.alarm_on, Direction::Drop),
-            verdict::matters(settings.alarm_on, Direction::Rise),
-        );
+        let lower = base.min(judgement.significance * judgement.hysteresis);
+        let matters = |direction| verdict::matters(settings.alarm_on, direction);
         let search = Search {
             noise: &memory.noise,
             settings: judgement,
             announced: &announced,
-            needed: &needed,
+            needed: &|key| if is_live(key) { lower } else { base },
             residual_min: if settings.role == Role::Errors {
                 judgement.large
             } else {
                 judgement.residual_min
             },
-            directions: (down, up),
+            directions: (matters(Direction::Drop), matters(Direction::Rise)),
         };
         let original = points.clone();
-        for pooled in search.explain(&scopes, &mut points) {
-            findings.extend(self.leftover(fleet, settings, &modes, &pooled, &original));
-        }
-        findings
+        let found = search.explain(&scopes, &mut points);
+        found.iter().filter_map(|pooled| self.leftover(fleet, settings, modes, pooled, &original)).collect()
     }
 
     /// The region's cells of `metric` that take part, by device and stack.
@@ -247,34 +257,6 @@ impl<'a> Bench<'a> {
         points
     }
 
-    /// Remembers the common mode and leftovers of the window, and completes the points with the longer horizon.
-    fn settle(
-        &self,
-        fleet: &mut Fleet,
-        place: u16,
-        metric: u16,
-        points: &mut [Point],
-        mode: &CommonMode,
-        counts: bool,
-    ) {
-        let Some(region) = fleet.regions.get_mut(usize::from(place)) else { return };
-        let peers = u16::try_from(mode.groups.len()).unwrap_or(u16::MAX);
-        region.common_modes.insert(metric, (mode.value, peers));
-        for point in points {
-            let Some(series) = region.series.get_mut(point.series as usize) else { continue };
-            let factor = point.expected / series.latest.expected;
-            series.decay(LONG_KEEP, factor * point.common_mode.exp());
-            let (long, poisson) = log_ratio(series.long.observed, series.long.expected, counts);
-            (point.residual[1], point.poisson[1]) = (long, poisson * LONG_VARIANCE);
-            series.residual = point.residual[0];
-            series.noise = (point.poisson[0] + 0.01).sqrt();
-            series.history.rotate_left(1);
-            #[allow(clippy::cast_possible_truncation, reason = "a log ratio within 14 of zero")]
-            let latest = point.residual[0] as f32;
-            series.history[HISTORY_WINDOWS - 1] = latest;
-        }
-    }
-
     /// The least common mode to allow for where the calendar announces an event.
     fn announced(&self, fleet: &Fleet) -> BTreeMap<u16, f64> {
         let least = self.case.settings.judgement.common_mode_min;
@@ -283,268 +265,24 @@ impl<'a> Bench<'a> {
             |r: &&u16| self.case.schedule.covering(names.get(**r), self.window.start).next().is_some();
         self.regions.iter().filter(covered).map(|region| (*region, 1.5 * least)).collect()
     }
-
-    fn calendar(&self, fleet: &Fleet, regions: &BTreeSet<u16>) -> Vec<String> {
-        let names = regions.iter().map(|region| fleet.names.regions.get(*region));
-        let entries = names.flat_map(|name| self.case.schedule.covering(name, self.window.start));
-        let described: BTreeSet<String> = entries.map(crate::ScheduleEntry::describe).collect();
-        described.into_iter().take(CALENDAR_NAMED_MAX).collect()
-    }
-
-    /// The scope of a key by its names; `regions` lists those of a key for all regions where not every one takes part.
-    pub(crate) fn scope(&self, fleet: &Fleet, key: ScopeKey, regions: Option<&BTreeSet<u16>>) -> Scope {
-        let names = &fleet.names;
-        let one = |place: u16, of: &crate::region::Names| {
-            if place == ALL { Vec::new() } else { vec![of.get(place).into()] }
-        };
-        let stack = if key.stack != ALL && key.stack & GROUP != 0 {
-            let of_group = self.groups.iter().filter(|(_, group)| **group == key.stack & !GROUP);
-            let mut stacks: Vec<String> =
-                of_group.map(|(stack, _)| names.stacks.get(*stack).into()).collect();
-            stacks.sort();
-            stacks
-        } else {
-            one(key.stack, &names.stacks)
-        };
-        let region = match regions.filter(|some| key.region == ALL && some.len() < self.regions.len()) {
-            Some(some) => {
-                let mut region: Vec<String> =
-                    some.iter().map(|place| names.regions.get(*place).into()).collect();
-                region.sort();
-                region
-            }
-            None => one(key.region, &names.regions),
-        };
-        Scope { region, device: one(key.device, &names.devices), stack }
-    }
-
-    fn leftover(
-        &self,
-        fleet: &Fleet,
-        settings: MetricSettings,
-        modes: &BTreeMap<u16, CommonMode>,
-        pooled: &Pooled,
-        points: &[Point],
-    ) -> Option<Finding> {
-        let scope = self.scope(fleet, pooled.key, Some(&pooled.regions));
-        let metric = fleet.names.metrics.get(pooled.key.metric);
-        let members: Vec<&Point> = pooled
-            .members
-            .iter()
-            .map(|i| &points[*i])
-            .filter(|p| pooled.regions.contains(&p.region))
-            .collect();
-        let (observed, expected) =
-            members.iter().fold((0.0, 0.0), |sum, p| (sum.0 + p.observed, sum.1 + p.expected));
-        let regions: Vec<u16> = pooled.regions.iter().copied().collect();
-        let inside: BTreeSet<(u16, u16, u16)> =
-            members.iter().map(|p| (p.region, p.device, p.stack)).collect();
-        let judgement = &self.case.settings.judgement;
-        let thresholds = (judgement.errors_raised, judgement.errors_strongly_raised);
-        let counter = settings.role != Role::Errors;
-        let errors = counter.then(|| {
-            errors::weigh(fleet, &self.roles, &regions, &|r, d, s| inside.contains(&(r, d, s)), thresholds)
-        });
-        let groups: BTreeSet<u16> = members.iter().map(|p| p.group).collect();
-        let mut evidence = Evidence {
-            metric: metric.into(),
-            metric_is_traffic: settings.role == Role::Traffic,
-            observed,
-            expected,
-            log_ratio: log_ratio(observed, expected, true).0,
-            common_mode: pooled.common_mode,
-            residual: pooled.shift,
-            tolerance: pooled.deviation * judgement.significance,
-            significance: pooled.significance,
-            significance_threshold: judgement.significance,
-            peers: self.peers(fleet, modes, &pooled.regions, &groups, pooled.key),
-            errors: errors.flatten(),
-            calendar: self.calendar(fleet, &pooled.regions),
-            score: self.score(fleet, &inside, pooled.key.metric),
-            ..Evidence::nothing(Direction::of(pooled.shift))
-        };
-        let ruling = verdict::rule_leftover(&evidence, settings.role, judgement)?;
-        (evidence.reason, evidence.counterfactual) = (ruling.reason, ruling.counterfactual);
-        Some(Finding {
-            source: Source::Leftover,
-            severity: verdict::severity(&scope, &evidence, ruling.notify),
-            scope,
-            verdict: ruling.verdict,
-            notify: ruling.notify,
-            notify_after: ruling.notify_after,
-            at_once: ruling.at_once,
-            weight: pooled.gain,
-            started_at: self.window.start,
-            evidence,
-            series: self.series(fleet, &members, metric),
-        })
-    }
-
-    /// The independent stacks that a scope was compared with, dependent ones joined.
-    fn peers(
-        &self,
-        fleet: &Fleet,
-        modes: &BTreeMap<u16, CommonMode>,
-        regions: &BTreeSet<u16>,
-        own: &BTreeSet<u16>,
-        key: ScopeKey,
-    ) -> Vec<String> {
-        let mut groups = BTreeSet::new();
-        let mut by_device = false;
-        for mode in regions.iter().filter_map(|region| modes.get(region)) {
-            groups.extend(mode.groups.iter().copied());
-            by_device |= mode.by_device;
-        }
-        // A device that fails on every stack is compared with the other devices of the same stacks.
-        let whole_device = key.stack == ALL && groups.len() > 1;
-        let others = groups.iter().filter(|group| whole_device || by_device || !own.contains(*group));
-        let mut peers: Vec<String> = others.map(|group| self.group_name(fleet, *group)).collect();
-        if by_device && key.device == ALL {
-            peers.clear();
-        }
-        peers.sort();
-        peers
-    }
-
-    fn group_name(&self, fleet: &Fleet, group: u16) -> String {
-        let members = self.groups.iter().filter(|(_, of)| **of == group).map(|(stack, _)| *stack);
-        let mut names: Vec<&str> = members.map(|stack| fleet.names.stacks.get(stack)).collect();
-        names.sort_unstable();
-        names.join("+")
-    }
-
-    fn score(&self, fleet: &Fleet, inside: &BTreeSet<(u16, u16, u16)>, metric: u16) -> f64 {
-        let mut score: f64 = 0.0;
-        for place in &self.regions {
-            let Some(region) = fleet.get(*place) else { continue };
-            for series in region.series.iter().filter(|s| s.metric == metric) {
-                let cell = &region.cells[series.cell as usize];
-                if inside.contains(&(*place, cell.device, cell.stack)) {
-                    score = score.max(series.score);
-                }
-            }
-        }
-        score
-    }
-
-    /// The series of the cells, the largest difference first, with the deviations that their agents saw.
-    fn series(&self, fleet: &Fleet, members: &[&Point], metric: &str) -> Vec<AlarmSeries> {
-        let mut series = Vec::new();
-        for point in members {
-            let Some(reported) = self.window.regions.get(&point.region) else { continue };
-            let deviating: Vec<&Deviating> =
-                reported.deviations.iter().filter(|d| d.series == point.series).collect();
-            let best = deviating.iter().map(|d| d.score).fold(0.0, f64::max);
-            series.push(AlarmSeries {
-                measurement: metric.into(),
-                tags: self.tags(fleet, point.region, point.device, point.stack, ""),
-                observed: point.observed,
-                expected: point.expected,
-                score: best,
-            });
-        }
-        let size = |s: &AlarmSeries| (s.observed - s.expected).abs();
-        series.sort_by(|a, b| size(b).total_cmp(&size(a)).then_with(|| a.tags.cmp(&b.tags)));
-        series.truncate(self.case.settings.limits.series_per_alarm_max);
-        series
-    }
-
-    /// The tags of a series: its dimensions, and `further` in canonical form.
-    pub(crate) fn tags(
-        &self,
-        fleet: &Fleet,
-        region: u16,
-        device: u16,
-        stack: u16,
-        further: &str,
-    ) -> BTreeMap<String, String> {
-        let keys = &self.case.settings.dimensions;
-        let names = &fleet.names;
-        let cell = [
-            (&keys.region, names.regions.get(region)),
-            (&keys.device, names.devices.get(device)),
-            (&keys.stack, names.stacks.get(stack)),
-        ];
-        let cell =
-            cell.into_iter().filter(|(_, value)| !value.is_empty()).map(|(k, v)| (k.clone(), v.to_string()));
-        let further =
-            further.split(',').filter_map(|tag| tag.split_once('=')).map(|(k, v)| (k.into(), v.into()));
-        cell.chain(further).collect()
-    }
-
-    /// The finding about what the independent stacks of a region share, if it is large enough.
-    #[allow(clippy::too_many_arguments, reason = "one metric of one region, with what was found of it")]
-    fn common(
-        &self,
-        fleet: &Fleet,
-        memory: &mut Memory,
-        metric: u16,
-        settings: MetricSettings,
-        place: u16,
-        mode: &CommonMode,
-        points: &[Point],
-    ) -> Option<Finding> {
-        let judgement = &self.case.settings.judgement;
-        let members: Vec<&Point> = points.iter().filter(|p| p.region == place).collect();
-        let counting = members.iter().map(|p| 1.0 / p.poisson[0].max(1e-9)).sum::<f64>().max(1e-9).recip();
-        let key = ScopeKey { metric, region: place, device: ALL, stack: ALL };
-        let noise = memory.noise.entry(key).or_default();
-        let deviation = (noise.variance(0) + 2.0 * counting).sqrt();
-        noise.learn([mode.value; HORIZONS], [2.0 * counting; HORIZONS], judgement.noise_half_life_windows);
-        let significance = mode.value.abs() / deviation;
-        let comparable = mode.groups.len() > 1 || mode.by_device;
-        let least = if settings.role == Role::Errors {
-            judgement.errors_strongly_raised
-        } else {
-            judgement.common_mode_min
-        };
-        if !comparable || mode.value.abs() < least || significance < judgement.significance {
-            return None;
-        }
-        let regions = BTreeSet::from([place]);
-        let (observed, expected) =
-            members.iter().fold((0.0, 0.0), |sum, p| (sum.0 + p.observed, sum.1 + p.expected));
-        let thresholds = (judgement.errors_raised, judgement.errors_strongly_raised);
-        let errors = errors::weigh(fleet, &self.roles, &[place], &|_, _, _| true, thresholds);
-        let mut evidence = Evidence {
-            metric: fleet.names.metrics.get(metric).into(),
-            metric_is_traffic: settings.role == Role::Traffic,
-            observed,
-            expected,
-            log_ratio: log_ratio(observed, expected, true).0,
-            common_mode: mode.value,
-            tolerance: deviation * judgement.significance,
-            significance,
-            significance_threshold: judgement.significance,
-            peers: self.peers(
-                fleet,
-                &BTreeMap::from([(place, mode.clone())]),
-                &regions,
-                &BTreeSet::new(),
-                ScopeKey { device: 0, ..key },
-            ),
-            errors,
-            calendar: self.calendar(fleet, &regions),
-            ..Evidence::nothing(Direction::of(mode.value))
-        };
-        let ruling = verdict::rule_common(&evidence, settings.alarm_on, judgement);
-        let scope = self.scope(fleet, key, None);
-        (evidence.reason, evidence.counterfactual) = (ruling.reason, ruling.counterfactual);
-        Some(Finding {
-            source: Source::Common,
-            severity: verdict::severity(&scope, &evidence, ruling.notify),
-            scope,
-            verdict: ruling.verdict,
-            notify: ruling.notify,
-            notify_after: ruling.notify_after,
-            at_once: ruling.at_once,
-            weight: significance,
-            started_at: self.window.start,
-            series: self.series(fleet, &members, &evidence.metric),
-            evidence,
-        })
-    }
 }
 
-/// Calendar entries named in one evidence.
-const CALENDAR_NAMED_MAX: usize = 5;
+/// Remembers the common mode and leftovers of the window, and completes the points with the longer horizon.
+fn settle(fleet: &mut Fleet, place: u16, metric: u16, points: &mut [Point], mode: &CommonMode, counts: bool) {
+    let Some(region) = fleet.regions.get_mut(usize::from(place)) else { return };
+    let peers = u16::try_from(mode.groups.len()).unwrap_or(u16::MAX);
+    region.common_modes.insert(metric, (mode.value, peers));
+    for point in points {
+        let Some(series) = region.series.get_mut(point.series as usize) else { continue };
+        let factor = point.expected / series.latest.expected;
+        series.decay(LONG_KEEP, factor * point.common_mode.exp());
+        let (long, poisson) = log_ratio(series.long.observed, series.long.expected, counts);
+        (point.residual[1], point.poisson[1]) = (long, poisson * LONG_VARIANCE);
+        series.residual = point.residual[0];
+        series.noise = (point.poisson[0] + 0.01).sqrt();
+        series.history.rotate_left(1);
+        #[allow(clippy::cast_possible_truncation, reason = "a log ratio within 14 of zero")]
+        let latest = point.residual[0] as f32;
+        series.history[HISTORY_WINDOWS - 1] = latest;
+    }
+}

@@ -15,6 +15,7 @@ pub mod counts;
 pub mod effect;
 mod errors;
 pub mod evidence;
+mod findings;
 mod identity;
 mod incident;
 pub mod instant;

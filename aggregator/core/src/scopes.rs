@@ -86,6 +86,21 @@ pub(crate) struct Pooled {
     pub(crate) regions: BTreeSet<u16>,
 }
 
+impl Pooled {
+    const fn nothing(key: ScopeKey) -> Self {
+        Self {
+            key,
+            members: Vec::new(),
+            shift: 0.0,
+            deviation: 1.0,
+            significance: 0.0,
+            common_mode: 0.0,
+            gain: 0.0,
+            regions: BTreeSet::new(),
+        }
+    }
+}
+
 /// What the search needs to know besides the points.
 pub(crate) struct Search<'a> {
     pub(crate) noise: &'a BTreeMap<ScopeKey, Noise>,
@@ -145,51 +160,40 @@ fn pool(points: &[Point], members: &[usize], horizon: usize) -> (f64, f64, f64, 
 const CELL_SPREAD: f64 = 0.08;
 
 impl Search<'_> {
-    /// What the scope shows, at the horizon that shows it best.
-    pub(crate) fn pool(&self, key: ScopeKey, members: &[usize], points: &[Point]) -> Pooled {
+    /// What the scope shows, at the horizon that shows it best. Members and regions are filled in once it is chosen.
+    fn pool(&self, key: ScopeKey, members: &[usize], points: &[Point]) -> Pooled {
         let noise = self.noise.get(&key).copied().unwrap_or_default();
         let explained = members.iter().map(|i| points[*i].explained.abs()).fold(0.0, f64::max);
-        let announced = members
-            .iter()
-            .filter_map(|i| self.announced.get(&points[*i].region))
-            .fold(0.0, |a: f64, b| a.max(*b));
-        let mut best: Option<Pooled> = None;
-        let now = pool(points, members, 0).0;
+        let announced = members.iter().filter_map(|i| self.announced.get(&points[*i].region).copied());
+        let announced = announced.fold(0.0, f64::max);
+        let mut best = Pooled::nothing(key);
+        let mut now = 0.0;
         for horizon in 0..HORIZONS {
             let (shift, counting, common_mode, weights) = pool(points, members, horizon);
+            if horizon == 0 {
+                now = shift;
+            }
             let uneven =
                 self.settings.unevenness * common_mode.abs().max(announced) + UNEVEN_EXPLAINED * explained;
-            let variance = counting + noise.variance(horizon) + uneven * uneven;
-            let significance = shift.abs() / variance.sqrt();
+            let deviation = (counting + noise.variance(horizon) + uneven * uneven).sqrt();
+            let significance = shift.abs() / deviation;
             // Past windows count only while the present one agrees with them.
-            let agrees = horizon == 0 || now * shift.signum() >= 0.5 * shift.abs();
-            if agrees && best.as_ref().is_none_or(|known| significance > known.significance) {
+            let agrees = now * shift.signum() >= 0.5 * shift.abs();
+            if agrees && significance > best.significance {
                 let spread = uneven * uneven * weights / (members.len().max(1) as f64);
                 let gain = 0.5 * shift * shift * weights / (1.0 + spread);
-                let deviation = variance.sqrt();
-                let (members, regions) = (members.into(), BTreeSet::new());
-                best =
-                    Some(Pooled { key, members, shift, deviation, significance, common_mode, gain, regions });
+                best = Pooled { shift, deviation, significance, common_mode, gain, ..Pooled::nothing(key) };
             }
         }
-        best.unwrap_or_else(|| Pooled {
-            key,
-            members: members.into(),
-            shift: 0.0,
-            deviation: 1.0,
-            significance: 0.0,
-            common_mode: 0.0,
-            gain: 0.0,
-            regions: BTreeSet::new(),
-        })
+        best
     }
 
-    fn qualifies(&self, pooled: &Pooled, points: &[Point]) -> bool {
+    fn qualifies(&self, pooled: &Pooled, members: &[usize], points: &[Point]) -> bool {
         let wanted = if pooled.shift < 0.0 { self.directions.0 } else { self.directions.1 };
         wanted
             && pooled.shift.abs() >= self.residual_min
             && pooled.significance >= (self.needed)(pooled.key)
-            && is_coherent(pooled, points)
+            && is_coherent(pooled.shift, members, points)
     }
 
     /// The fewest scopes that explain what is left over, the best supported first.
@@ -204,11 +208,12 @@ impl Search<'_> {
             for (key, members) in scopes {
                 let pooled = self.pool(*key, members, points);
                 let better = best.as_ref().is_none_or(|known| pooled.gain > known.gain * (1.0 + 1e-9));
-                if better && self.qualifies(&pooled, points) && found.iter().all(|f| f.key != *key) {
+                if better && found.iter().all(|f| f.key != *key) && self.qualifies(&pooled, members, points) {
                     best = Some(pooled);
                 }
             }
             let Some(mut best) = best else { break };
+            best.members = scopes.get(&best.key).cloned().unwrap_or_default();
             best.regions = regions_alike(&best, points);
             for index in &best.members {
                 let point = &mut points[*index];
@@ -234,12 +239,12 @@ fn regions_alike(pooled: &Pooled, points: &[Point]) -> BTreeSet<u16> {
 }
 
 /// Whether most of the scope's weight deviates like the whole.
-fn is_coherent(pooled: &Pooled, points: &[Point]) -> bool {
+fn is_coherent(shift: f64, members: &[usize], points: &[Point]) -> bool {
     let (mut alike, mut total) = (0.0, 0.0);
-    for point in pooled.members.iter().map(|index| &points[*index]) {
+    for point in members.iter().map(|index| &points[*index]) {
         let weight = 1.0 / (point.poisson[0] + CELL_SPREAD * CELL_SPREAD);
         total += weight;
-        if point.residual[0] * pooled.shift.signum() >= 0.4 * pooled.shift.abs() {
+        if point.residual[0] * shift.signum() >= 0.4 * shift.abs() {
             alike += weight;
         }
     }

@@ -90,11 +90,11 @@ impl Happening {
     }
 }
 
-fn event(dice: &mut Dice, from: usize) -> Happening {
+fn event(dice: &mut Dice, from: usize, unevenness: f64) -> Happening {
     let sign = if dice.unit() < 0.5 { -1.0 } else { 1.0 };
     let common = sign * dice.between(0.3, 1.0);
-    let by_stack: [f64; 4] = std::array::from_fn(|_| (1.0 + 0.3 * dice.normal()).max(0.1));
-    let by_device: [f64; 4] = std::array::from_fn(|_| (1.0 + 0.2 * dice.normal()).max(0.1));
+    let by_stack: [f64; 4] = std::array::from_fn(|_| (1.0 + unevenness * dice.normal()).max(0.1));
+    let by_device: [f64; 4] = std::array::from_fn(|_| (1.0 + 0.67 * unevenness * dice.normal()).max(0.1));
     Happening {
         malfunction: false,
         announced: dice.unit() < 0.5,
@@ -137,12 +137,28 @@ pub struct Fleet {
     dice: Dice,
     base: [[[f64; 4]; 4]; 3],
     stack_error: [[f64; 4]; 3],
+    hardness: Hardness,
     pub happenings: Vec<Happening>,
+}
+
+/// How hard the fleet is to judge.
+#[derive(Clone, Copy, Debug)]
+pub struct Hardness {
+    /// Whether errors are measured.
+    pub errors: bool,
+    /// Standard deviation of the response of stacks to an event, as a share of it; devices vary by two thirds of it.
+    pub unevenness: f64,
+}
+
+impl Default for Hardness {
+    fn default() -> Self {
+        Self { errors: true, unevenness: 0.3 }
+    }
 }
 
 impl Fleet {
     /// A fleet whose happenings stand apart, except for malfunctions that fall into an event.
-    pub fn new(seed: u64, windows: usize) -> Self {
+    pub fn new(seed: u64, windows: usize, hardness: Hardness) -> Self {
         let mut dice = Dice(seed);
         let base = std::array::from_fn(|_| {
             std::array::from_fn(|_| std::array::from_fn(|_| dice.between(3.0, 8.0).exp()))
@@ -151,7 +167,7 @@ impl Fleet {
         let mut at = 200;
         while at + 120 < windows {
             if dice.unit() < 0.6 {
-                let event = event(&mut dice, at);
+                let event = event(&mut dice, at, hardness.unevenness);
                 if dice.unit() < 0.25 {
                     let inside = malfunction(&mut dice, at + 8);
                     happenings.push(inside);
@@ -162,7 +178,7 @@ impl Fleet {
             }
             at += 80 + dice.below(40);
         }
-        Self { dice, base, stack_error: [[0.0; 4]; 3], happenings }
+        Self { dice, base, stack_error: [[0.0; 4]; 3], hardness, happenings }
     }
 
     /// The summaries of one window, one for each region.
@@ -176,14 +192,14 @@ impl Fleet {
         let name = summary.strings.intern(REGIONS[region]).unwrap();
         let (traffic, errors) =
             (summary.strings.intern("activity").unwrap(), summary.strings.intern("errors").unwrap());
-        for stack in 0..4 {
+        for (stack, stack_name) in STACKS.iter().enumerate() {
             let error = &mut self.stack_error[region][stack];
             *error = 0.95 * *error + 0.015 * self.dice.normal();
-            for device in 0..4 {
+            for (device, device_name) in DEVICES.iter().enumerate() {
                 let place = summary.cells.len() as u8;
                 let (d, s) = (
-                    summary.strings.intern(DEVICES[device]).unwrap(),
-                    summary.strings.intern(STACKS[stack]).unwrap(),
+                    summary.strings.intern(device_name).unwrap(),
+                    summary.strings.intern(stack_name).unwrap(),
                 );
                 summary.cells.push(CellName { region: name, device: d, stack: s }).unwrap();
                 let [(to, te), (eo, ee)] = self.cell(window, region, device, stack);
@@ -195,7 +211,9 @@ impl Fleet {
                     count: 5,
                 };
                 summary.roll_ups.push(row(traffic, to, te)).unwrap();
-                summary.roll_ups.push(row(errors, eo, ee)).unwrap();
+                if self.hardness.errors {
+                    summary.roll_ups.push(row(errors, eo, ee)).unwrap();
+                }
             }
         }
         summary

@@ -1,0 +1,290 @@
+//! How what a scope shows becomes a finding: its names, its numbers as evidence, its series, its verdict.
+//!
+//! It must never find anything itself. The hard case is a reader who asks why: every number that the verdict was taken
+//! from stands in the evidence, and no other.
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::alarm::{AlarmSeries, Scope};
+use crate::correlate::{CommonMode, HORIZONS, Point, log_ratio};
+use crate::errors;
+use crate::evidence::{Direction, ErrorEvidence, Evidence};
+use crate::incident::{Finding, Source};
+use crate::judge::Bench;
+use crate::region::Fleet;
+use crate::scopes::{ALL, GROUP, Noise, Pooled, ScopeKey};
+use crate::settings::{MetricSettings, Role};
+use crate::verdict::{self, Ruling};
+
+/// Calendar entries named in one evidence.
+const CALENDAR_NAMED_MAX: usize = 5;
+
+/// A cell by its places: region, device, stack.
+type CellPlace = (u16, u16, u16);
+
+impl Bench<'_> {
+    /// The scope of a key by its names; `regions` lists those of a key for all regions where not every one takes part.
+    pub(crate) fn scope(&self, fleet: &Fleet, key: ScopeKey, regions: Option<&BTreeSet<u16>>) -> Scope {
+        let names = &fleet.names;
+        let one = |place: u16, of: &crate::region::Names| {
+            if place == ALL { Vec::new() } else { vec![of.get(place).into()] }
+        };
+        let stack = if key.stack != ALL && key.stack & GROUP != 0 {
+            let of_group = self.groups.iter().filter(|(_, group)| **group == key.stack & !GROUP);
+            let mut stacks: Vec<String> =
+                of_group.map(|(stack, _)| names.stacks.get(*stack).into()).collect();
+            stacks.sort();
+            stacks
+        } else {
+            one(key.stack, &names.stacks)
+        };
+        let region = match regions.filter(|some| key.region == ALL && some.len() < self.regions.len()) {
+            Some(some) => {
+                let mut region: Vec<String> =
+                    some.iter().map(|place| names.regions.get(*place).into()).collect();
+                region.sort();
+                region
+            }
+            None => one(key.region, &names.regions),
+        };
+        Scope { region, device: one(key.device, &names.devices), stack }
+    }
+
+    fn calendar(&self, fleet: &Fleet, regions: &BTreeSet<u16>) -> Vec<String> {
+        let names = regions.iter().map(|region| fleet.names.regions.get(*region));
+        let entries = names.flat_map(|name| self.case.schedule.covering(name, self.window.start));
+        let described: BTreeSet<String> = entries.map(crate::ScheduleEntry::describe).collect();
+        described.into_iter().take(CALENDAR_NAMED_MAX).collect()
+    }
+
+    /// The independent stacks that a scope was compared with, dependent ones joined.
+    fn peers(
+        &self,
+        fleet: &Fleet,
+        modes: &BTreeMap<u16, CommonMode>,
+        regions: &BTreeSet<u16>,
+        own: &BTreeSet<u16>,
+        key: ScopeKey,
+    ) -> Vec<String> {
+        let mut groups = BTreeSet::new();
+        let mut by_device = false;
+        for mode in regions.iter().filter_map(|region| modes.get(region)) {
+            groups.extend(mode.groups.iter().copied());
+            by_device |= mode.by_device;
+        }
+        // A device that fails on every stack is compared with the other devices of the same stacks.
+        let whole_device = key.stack == ALL && groups.len() > 1;
+        let others = groups.iter().filter(|group| whole_device || by_device || !own.contains(*group));
+        let mut peers: Vec<String> = others.map(|group| self.group_name(fleet, *group)).collect();
+        if by_device && key.device == ALL && key.stack != ALL {
+            peers.clear();
+        }
+        peers.sort();
+        peers
+    }
+
+    fn group_name(&self, fleet: &Fleet, group: u16) -> String {
+        let members = self.groups.iter().filter(|(_, of)| **of == group).map(|(stack, _)| *stack);
+        let mut names: Vec<&str> = members.map(|stack| fleet.names.stacks.get(stack)).collect();
+        names.sort_unstable();
+        names.join("+")
+    }
+
+    fn score(&self, fleet: &Fleet, inside: &BTreeSet<(u16, u16, u16)>, metric: u16) -> f64 {
+        let mut score: f64 = 0.0;
+        for place in &self.regions {
+            let Some(region) = fleet.get(*place) else { continue };
+            for series in region.series.iter().filter(|s| s.metric == metric) {
+                let cell = &region.cells[series.cell as usize];
+                if inside.contains(&(*place, cell.device, cell.stack)) {
+                    score = score.max(series.score);
+                }
+            }
+        }
+        score
+    }
+
+    /// The series of the cells, the largest difference first, with the deviations that their agents saw.
+    fn series(&self, fleet: &Fleet, members: &[&Point], metric: &str) -> Vec<AlarmSeries> {
+        let mut series = Vec::new();
+        for point in members {
+            let Some(reported) = self.window.regions.get(&point.region) else { continue };
+            let own = reported.deviations.iter().filter(|d| d.series == point.series);
+            let best = own.map(|d| d.score).fold(0.0, f64::max);
+            series.push(AlarmSeries {
+                measurement: metric.into(),
+                tags: self.tags(fleet, point.region, point.device, point.stack, ""),
+                observed: point.observed,
+                expected: point.expected,
+                score: best,
+            });
+        }
+        let size = |s: &AlarmSeries| (s.observed - s.expected).abs();
+        series.sort_by(|a, b| size(b).total_cmp(&size(a)).then_with(|| a.tags.cmp(&b.tags)));
+        series.truncate(self.case.settings.limits.series_per_alarm_max);
+        series
+    }
+
+    /// The tags of a series: its dimensions, and `further` in canonical form.
+    pub(crate) fn tags(
+        &self,
+        fleet: &Fleet,
+        region: u16,
+        device: u16,
+        stack: u16,
+        further: &str,
+    ) -> BTreeMap<String, String> {
+        let keys = &self.case.settings.dimensions;
+        let names = &fleet.names;
+        let cell = [
+            (&keys.region, names.regions.get(region)),
+            (&keys.device, names.devices.get(device)),
+            (&keys.stack, names.stacks.get(stack)),
+        ];
+        let cell =
+            cell.into_iter().filter(|(_, value)| !value.is_empty()).map(|(k, v)| (k.clone(), v.to_string()));
+        let further =
+            further.split(',').filter_map(|tag| tag.split_once('=')).map(|(k, v)| (k.into(), v.into()));
+        cell.chain(further).collect()
+    }
+
+    /// The finding about what is left over in one scope; none when it is too weak to be told.
+    pub(crate) fn leftover(
+        &self,
+        fleet: &Fleet,
+        settings: MetricSettings,
+        modes: &BTreeMap<u16, CommonMode>,
+        pooled: &Pooled,
+        points: &[Point],
+    ) -> Option<Finding> {
+        let inside = |index: &usize| Some(&points[*index]).filter(|p| pooled.regions.contains(&p.region));
+        let members: Vec<&Point> = pooled.members.iter().filter_map(inside).collect();
+        let cells: BTreeSet<CellPlace> = members.iter().map(|p| (p.region, p.device, p.stack)).collect();
+        let groups: BTreeSet<u16> = members.iter().map(|p| p.group).collect();
+        let judgement = &self.case.settings.judgement;
+        let weighed =
+            (settings.role != Role::Errors).then(|| self.weigh(fleet, &pooled.regions, Some(&cells)));
+        let evidence = Evidence {
+            common_mode: pooled.common_mode,
+            residual: pooled.shift,
+            tolerance: pooled.deviation * judgement.significance,
+            significance: pooled.significance,
+            peers: self.peers(fleet, modes, &pooled.regions, &groups, pooled.key),
+            errors: weighed.flatten(),
+            score: self.score(fleet, &cells, pooled.key.metric),
+            ..self.evidence(fleet, pooled.key.metric, settings.role, &pooled.regions, &members, pooled.shift)
+        };
+        let ruling = verdict::rule_leftover(&evidence, settings.role, judgement)?;
+        let scope = self.scope(fleet, pooled.key, Some(&pooled.regions));
+        let series = self.series(fleet, &members, &evidence.metric);
+        Some(Finding {
+            weight: pooled.gain,
+            ..self.finding(Source::Leftover, scope, evidence, ruling, series)
+        })
+    }
+
+    /// The finding about what the independent stacks of a region share, if it is large enough.
+    pub(crate) fn common(
+        &self,
+        fleet: &Fleet,
+        noise: &mut Noise,
+        settings: MetricSettings,
+        key: ScopeKey,
+        mode: &CommonMode,
+        points: &[Point],
+    ) -> Option<Finding> {
+        let judgement = &self.case.settings.judgement;
+        let members: Vec<&Point> = points.iter().filter(|p| p.region == key.region).collect();
+        let precision: f64 = members.iter().map(|p| 1.0 / p.poisson[0].max(1e-9)).sum();
+        // A median is less sure than a mean: about half as precise.
+        let counting = 2.0 / precision.max(1e-9);
+        let deviation = (noise.variance(0) + counting).sqrt();
+        noise.learn([mode.value; HORIZONS], [counting; HORIZONS], judgement.noise_half_life_windows);
+        let significance = mode.value.abs() / deviation;
+        let comparable = mode.groups.len() > 1 || mode.by_device;
+        let least = match settings.role {
+            Role::Errors => judgement.errors_strongly_raised,
+            Role::Traffic | Role::Latency | Role::Saturation => judgement.common_mode_min,
+        };
+        if !comparable || mode.value.abs() < least || significance < judgement.significance {
+            return None;
+        }
+        let regions = BTreeSet::from([key.region]);
+        let modes = BTreeMap::from([(key.region, mode.clone())]);
+        let evidence = Evidence {
+            common_mode: mode.value,
+            tolerance: deviation * judgement.significance,
+            significance,
+            peers: self.peers(fleet, &modes, &regions, &BTreeSet::new(), key),
+            errors: self.weigh(fleet, &regions, None),
+            ..self.evidence(fleet, key.metric, settings.role, &regions, &members, mode.value)
+        };
+        let ruling = verdict::rule_common(&evidence, settings.alarm_on, judgement);
+        let series = self.series(fleet, &members, &evidence.metric);
+        let scope = self.scope(fleet, key, None);
+        Some(Finding {
+            weight: significance,
+            ..self.finding(Source::Common, scope, evidence, ruling, series)
+        })
+    }
+
+    /// Errors of `cells` against those of the other cells of `regions`; of all cells against their expectation.
+    fn weigh(
+        &self,
+        fleet: &Fleet,
+        regions: &BTreeSet<u16>,
+        cells: Option<&BTreeSet<CellPlace>>,
+    ) -> Option<ErrorEvidence> {
+        let judgement = &self.case.settings.judgement;
+        let thresholds = (judgement.errors_raised, judgement.errors_strongly_raised);
+        let regions: Vec<u16> = regions.iter().copied().collect();
+        let inside = |r, d, s| cells.is_none_or(|cells| cells.contains(&(r, d, s)));
+        errors::weigh(fleet, &self.roles, &regions, &inside, thresholds)
+    }
+
+    /// The numbers that every finding of a metric has.
+    fn evidence(
+        &self,
+        fleet: &Fleet,
+        metric: u16,
+        role: Role,
+        regions: &BTreeSet<u16>,
+        members: &[&Point],
+        shift: f64,
+    ) -> Evidence {
+        let (observed, expected) =
+            members.iter().fold((0.0, 0.0), |sum, p| (sum.0 + p.observed, sum.1 + p.expected));
+        Evidence {
+            metric: fleet.names.metrics.get(metric).into(),
+            metric_is_traffic: role == Role::Traffic,
+            observed,
+            expected,
+            log_ratio: log_ratio(observed, expected, false).0,
+            significance_threshold: self.case.settings.judgement.significance,
+            calendar: self.calendar(fleet, regions),
+            ..Evidence::nothing(Direction::of(shift))
+        }
+    }
+
+    fn finding(
+        &self,
+        source: Source,
+        scope: Scope,
+        evidence: Evidence,
+        ruling: Ruling,
+        series: Vec<AlarmSeries>,
+    ) -> Finding {
+        Finding {
+            source,
+            severity: verdict::severity(&scope, &evidence, ruling.notify),
+            scope,
+            verdict: ruling.verdict,
+            notify: ruling.notify,
+            notify_after: ruling.notify_after,
+            at_once: ruling.at_once,
+            weight: 0.0,
+            started_at: self.window.start,
+            evidence: Evidence { reason: ruling.reason, counterfactual: ruling.counterfactual, ..evidence },
+            series,
+        }
+    }
+}
