@@ -163,6 +163,16 @@ impl Authority {
         Sha256::digest(&self.root).into()
     }
 
+    /// A secret that is the same after a restart and different for each `purpose`.
+    #[must_use]
+    pub fn derive_secret(&self, purpose: &str) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(purpose.as_bytes());
+        hash.update([0]);
+        hash.update(self.key.serialized_der());
+        hash.finalize().into()
+    }
+
     /// The roots that agents' certificates may come from: the present and, after a rotation, the former.
     pub fn roots(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
         std::iter::once(&self.root).chain(self.former.as_ref().map(|former| &former.root))

@@ -146,6 +146,7 @@ impl Driver {
         mut orders: mpsc::Receiver<Order>,
         mut stopping: watch::Receiver<bool>,
     ) -> Result<(), DriveError> {
+        self.core.handle_start(self.clock.now());
         self.publish();
         loop {
             let wake = self.wake_at();

@@ -77,6 +77,7 @@ pub async fn deliver_all(
         tokio::pin!(notified);
         notified.as_mut().enable();
         while worker.deliver_due().await? {}
+        worker.count_waiting().await?;
         if let Some(every) = worker.notifier.resends_every()
             && resent_at.is_none_or(|at| at.elapsed() >= every)
         {
@@ -108,6 +109,14 @@ impl Worker {
             }
         }
         Ok(full)
+    }
+
+    async fn count_waiting(&self) -> Result<(), StoreClosed> {
+        let rows = self.store.with(|store| store.outbox_rows()).await?;
+        if let Some(rows) = self.logged(rows) {
+            self.metrics.outbox_rows.set(i64::try_from(rows).unwrap_or(i64::MAX));
+        }
+        Ok(())
     }
 
     async fn deliver(&self, delivery: Delivery) -> Result<bool, StoreClosed> {

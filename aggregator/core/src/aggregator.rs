@@ -88,6 +88,13 @@ impl Aggregator {
         &self.counts
     }
 
+    /// The process begins: nobody could be heard while it was away, so the silence of every agent counts from `now`.
+    pub fn handle_start(&mut self, now: Now) {
+        for session in self.sessions.iter_mut() {
+            session.last_heard_at = session.last_heard_at.max(now.wall);
+        }
+    }
+
     /// An agent introduces itself.
     pub fn handle_birth(&mut self, now: Now, agent: &AgentId, birth: &Birth) {
         let limits = self.settings.limits.clone();

@@ -50,7 +50,8 @@ pub enum Input {
     },
 }
 
-/// What an agent may say on a data connection.
+/// What an agent may say on a data connection. Always boxed as a whole, so the size of a summary is paid once.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum AgentMessage {
     /// Its introduction; first on every connection.

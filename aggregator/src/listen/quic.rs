@@ -146,7 +146,7 @@ impl QuicListener {
         let failed = |source| ListenError::Bind { address, source };
         let socket = UdpSocket::bind(address).map_err(failed)?;
         let endpoint = Endpoint::new(
-            quinn::EndpointConfig::default(),
+            endpoint_config(&reception.enroller.authority()),
             Some(config),
             socket,
             Arc::new(quinn::TokioRuntime),
@@ -524,6 +524,19 @@ fn handshake_failure(error: &ConnectionError) -> &'static str {
         Some(ALERT_BAD_CERTIFICATE | ALERT_DECRYPT_ERROR) => "certificate_bad",
         _ => "failed",
     }
+}
+
+/// After a kill, packets of former connections are answered with a stateless reset (RFC 9000, section 10.3) that their agents recognise,
+/// because its key and that of the connection ids outlive the process: agents come back at once instead of after the idle timeout.
+fn endpoint_config(authority: &Authority) -> quinn::EndpointConfig {
+    let reset = authority.derive_secret("vedette quic stateless reset");
+    let mut config =
+        quinn::EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &reset)));
+    let ids = authority.derive_secret("vedette quic connection ids");
+    let (first, _) = ids.split_at(8);
+    let key = first.iter().fold(0, |key, byte| (key << 8) | u64::from(*byte));
+    config.cid_generator(move || Box::new(quinn_proto_ids(key)));
+    config
 }
 
 fn quic_config(authority: &Authority) -> Result<quinn::ServerConfig, ListenError> {

@@ -46,7 +46,7 @@ pub(crate) struct Session {
 pub(crate) enum Answer {
     Acknowledge(Acknowledge),
     Refuse(Refuse),
-    Calendar(Calendar),
+    Calendar(Box<Calendar>),
 }
 
 pub(crate) fn agent_id(name: &str) -> AgentId {
@@ -152,7 +152,7 @@ impl Session {
             let next = self.buffer.next(|frame| match frame.kind {
                 Kind::Acknowledge => wire::decode(frame).map(Answer::Acknowledge),
                 Kind::Refuse => wire::decode(frame).map(Answer::Refuse),
-                _ => wire::decode(frame).map(Answer::Calendar),
+                _ => wire::decode(frame).map(Box::new).map(Answer::Calendar),
             });
             if let Some(answer) = next.unwrap() {
                 return answer;

@@ -2,6 +2,9 @@
 //! It must never sleep and hope; it waits for a condition with a bound. The hard case is proving that something does not happen:
 //! each such test first waits for something later that does.
 
+// A test may end at the first surprise.
+#![allow(clippy::unwrap_used)]
+
 mod agent;
 mod enrolment;
 mod frames;
