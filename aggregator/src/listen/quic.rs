@@ -527,16 +527,38 @@ fn handshake_failure(error: &ConnectionError) -> &'static str {
 }
 
 /// After a kill, packets of former connections are answered with a stateless reset (RFC 9000, section 10.3) that their agents recognise,
-/// because its key and that of the connection ids outlive the process: agents come back at once instead of after the idle timeout.
+/// because its key outlives the process: they come back at once instead of after the idle timeout.
 fn endpoint_config(authority: &Authority) -> quinn::EndpointConfig {
-    let reset = authority.derive_secret("vedette quic stateless reset");
+    let secret = authority.derive_secret("vedette quic stateless reset");
     let mut config =
-        quinn::EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &reset)));
-    let ids = authority.derive_secret("vedette quic connection ids");
-    let (first, _) = ids.split_at(8);
-    let key = first.iter().fold(0, |key, byte| (key << 8) | u64::from(*byte));
-    config.cid_generator(move || Box::new(quinn_proto_ids(key)));
+        quinn::EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret)));
+    config.cid_generator(|| Box::new(RandomIds));
     config
+}
+
+/// Random connection ids. Quinn's own are checked under a key that a restart forgets, and what fails the check gets no reset.
+struct RandomIds;
+
+impl RandomIds {
+    /// Bytes of an id: enough that two never meet.
+    const BYTES: usize = 8;
+}
+
+impl quinn::ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> quinn::ConnectionId {
+        let mut bytes = [0; Self::BYTES];
+        // Without random numbers there is no TLS either; an id that is taken already is made again.
+        let _ = getrandom::fill(&mut bytes);
+        quinn::ConnectionId::new(&bytes)
+    }
+
+    fn cid_len(&self) -> usize {
+        Self::BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
 }
 
 fn quic_config(authority: &Authority) -> Result<quinn::ServerConfig, ListenError> {

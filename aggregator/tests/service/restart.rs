@@ -84,6 +84,13 @@ async fn what_was_acknowledged_survives_a_kill() {
         }
         program.kill();
         program = Program::start(folder.path(), address);
+        wait_for("the former connection's end", async || {
+            // Whatever is sent on it is answered with a reset by the new process, long before any timeout.
+            let _ = session.send.write_all(b"V").await;
+            session.connection.close_reason().is_some()
+        })
+        .await;
+        assert_eq!(session.connection.close_reason(), Some(quinn::ConnectionError::Reset));
         wait_for("the port", async || agent.connect(address).await.is_ok()).await;
         let mut session = agent.session(address).await;
         session.say(&summary(1, "uk")).await;
