@@ -28,6 +28,9 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often enrolment is tried again, and a token looked for.
 const ENROLL_RETRY: Duration = Duration::from_secs(1);
 
+/// Attempts to enrol of which one is told in the log: one in a minute.
+const ATTEMPTS_TOLD: u64 = 60;
+
 /// Why an enrolment failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollError {
@@ -69,15 +72,11 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// Enrols if need be, then does what the link asks for, until `stop`.
+    /// Does what the link asks for, enrolling when there is no certificate yet, until `stop`.
     pub async fn run(self, mut stop: Stop) {
-        let identity = tokio::select! {
-            identity = self.identity() => identity,
-            () = stop.stopped() => return,
-        };
-        let mut session = Session::new(self.engine.clone());
+        let mut session = Session::new(&self);
         tokio::select! {
-            () = session.run(&self.settings, &identity) => {}
+            () = session.run() => {}
             () = stop.stopped() => {}
         }
         if let Some(connected) = session.connected {
@@ -85,33 +84,53 @@ impl Uplink {
         }
     }
 
-    /// The stored identity, or the one that enrolment gives once a token can be had and the aggregator answers.
+    /// The stored identity, or the one that enrolment gives once a token can be had and the aggregator answers. Read
+    /// anew for each connection, so that `enroll` beside a running agent is enough.
     async fn identity(&self) -> Identity {
+        let mut attempts: u64 = 0;
         loop {
+            let local = is_loopback(&self.settings.address)
+                .then(|| Token::left_by_aggregator(&self.settings.aggregator_state_dir))
+                .flatten();
             match self.folder.identity() {
-                Ok(Some(identity)) => return identity,
-                Ok(None) => self.enroll_locally().await,
+                // A local aggregator that began anew has another authority, and its token says so.
+                Ok(Some(identity)) if local.as_ref().is_none_or(|token| quic::trusts(&identity, token)) => {
+                    return identity;
+                }
+                Ok(_) if self.enroll_locally(local, attempts).await => continue,
+                Ok(_) => {}
                 Err(error) => tracing::error!(%error, "the stored certificate cannot be used"),
             }
+            attempts += 1;
             tokio::time::sleep(ENROLL_RETRY).await;
         }
     }
 
-    async fn enroll_locally(&self) {
-        if !is_loopback(&self.settings.address) {
-            let address = &self.settings.address;
-            tracing::warn!(%address, "no certificate yet: run `vedette-agent enroll --aggregator {address} --token TOKEN`");
-            return;
-        }
-        let Some(token) = Token::left_by_aggregator(&self.settings.aggregator_state_dir) else {
-            let folder = self.settings.aggregator_state_dir.display();
-            tracing::info!(%folder, "no certificate yet, and no enrolment token of an aggregator of this user");
-            return;
+    /// Whether there is a certificate now. Says why not at the first attempt and then once in a while.
+    async fn enroll_locally(&self, token: Option<Token>, attempts: u64) -> bool {
+        let told = attempts.is_multiple_of(ATTEMPTS_TOLD);
+        let config::Uplink { address, aggregator_state_dir, .. } = &self.settings;
+        let Some(token) = token else {
+            if told && is_loopback(address) {
+                let folder = aggregator_state_dir.display();
+                tracing::info!(%folder, "no certificate yet; waiting for the enrolment token of an aggregator of this user");
+            } else if told {
+                tracing::warn!(
+                    "no certificate yet: run `vedette-agent enroll --aggregator {address} --token TOKEN`"
+                );
+            }
+            return false;
         };
         match enroll(&self.folder, &self.agent, &self.settings, &token).await {
             Ok(()) => tracing::info!(agent = %self.agent, "enrolled with the token that the aggregator left"),
-            Err(error) => tracing::warn!(%error, "enrolment failed; trying again"),
+            Err(error) => {
+                if told {
+                    tracing::warn!(%error, "enrolment failed; trying again");
+                }
+                return false;
+            }
         }
+        true
     }
 }
 
@@ -122,23 +141,25 @@ fn is_loopback(address: &str) -> bool {
 }
 
 /// The connection and what is on its way into it.
-struct Session {
-    engine: Arc<Engine>,
+struct Session<'a> {
+    uplink: &'a Uplink,
+    engine: &'a Engine,
     connected: Option<Connected>,
     frame: Box<[u8; FRAME_BYTES_MAX]>,
     batch: Vec<u8>,
 }
 
-impl Session {
-    fn new(engine: Arc<Engine>) -> Self {
+impl<'a> Session<'a> {
+    fn new(uplink: &'a Uplink) -> Self {
         let batch = Vec::with_capacity(BATCH_BYTES_MAX);
-        Self { engine, connected: None, frame: Box::new([0; FRAME_BYTES_MAX]), batch }
+        let frame = Box::new([0; FRAME_BYTES_MAX]);
+        Self { uplink, engine: &uplink.engine, connected: None, frame, batch }
     }
 
-    async fn run(&mut self, settings: &config::Uplink, identity: &Identity) {
+    async fn run(&mut self) {
         loop {
             match self.engine.poll_link(&mut self.frame) {
-                Some(LinkOutput::Connect) => self.connect(settings, identity).await,
+                Some(LinkOutput::Connect) => self.connect().await,
                 Some(LinkOutput::Send(length)) => {
                     self.batch.extend_from_slice(&self.frame[..length]);
                     if self.batch.len() + FRAME_BYTES_MAX > BATCH_BYTES_MAX {
@@ -154,9 +175,11 @@ impl Session {
         }
     }
 
-    async fn connect(&mut self, settings: &config::Uplink, identity: &Identity) {
+    async fn connect(&mut self) {
         self.batch.clear();
-        match quic::connect(&settings.address, &settings.server_name, identity).await {
+        let settings = &self.uplink.settings;
+        let identity = self.uplink.identity().await;
+        match quic::connect(&settings.address, &settings.server_name, &identity).await {
             Ok(connected) => {
                 tracing::info!(address = settings.address, "connected to the aggregator");
                 self.connected = Some(connected);
@@ -183,7 +206,7 @@ impl Session {
     async fn wait(&mut self) {
         let deadline = self.engine.link_deadline().map(|at| self.engine.clock().instant(at));
         let deadline = deadline.map_or_else(|| Instant::now() + SEND_TIMEOUT, Instant::from_std);
-        let engine = self.engine.clone();
+        let engine = self.engine;
         let Some(connected) = &mut self.connected else {
             tokio::select! {
                 () = engine.link_woken() => {}

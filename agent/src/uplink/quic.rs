@@ -29,9 +29,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an enrolment may take once connected.
 const ENROLL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Silence after which the connection is given up.
-const IDLE_TIMEOUT_MS: u32 = 30_000;
+const IDLE_TIMEOUT_MS: u32 = 15_000;
 /// How often silence is broken.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How long a graceful close waits for the peer.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Bytes the aggregator may send ahead: a few calendars.
@@ -94,6 +94,9 @@ pub enum UplinkError {
     /// The signing request is longer than the message allows.
     #[error("the signing request has {0} bytes and does not fit the message")]
     RequestTooLong(usize),
+    /// Whoever answered is not the aggregator that made the token.
+    #[error("{0} is not the aggregator that the token is for: its authority has another fingerprint")]
+    OtherAuthority(String),
     /// The aggregator did not take the token or the request.
     #[error("the aggregator refused the enrolment: {}", .0.as_str())]
     Refused(RefuseReason),
@@ -146,7 +149,14 @@ pub async fn enroll(
         .with_custom_certificate_verifier(Arc::new(PinnedAuthority { fingerprint: token.ca_fingerprint }))
         .with_no_client_auth();
     tls.alpn_protocols = vec![ALPN_ENROLL.to_vec()];
-    let mut connected = open(address, server_name, tls).await?;
+    let mut connected = open(address, server_name, tls).await.map_err(|error| match error {
+        UplinkError::Connection(quinn::ConnectionError::TransportError(failed))
+            if is_unknown_issuer(failed.code) =>
+        {
+            UplinkError::OtherAuthority(address.into())
+        }
+        other => other,
+    })?;
     let mut bytes = vec![0; FRAME_BYTES_MAX];
     let length = encode(&Enroll { token_secret: token.secret, csr_der: csr }, &mut bytes)?;
     let exchange = async {
@@ -161,6 +171,21 @@ pub async fn enroll(
         tokio::time::timeout(ENROLL_TIMEOUT, exchange).await.map_err(|_| UplinkError::TimedOut)??;
     connected.sender.close().await;
     Ok(enrolled)
+}
+
+/// The alert (RFC 8446, section 6.2) that follows from an authority that was not found.
+fn is_unknown_issuer(code: quinn::TransportErrorCode) -> bool {
+    code == quinn::TransportErrorCode::crypto(u8::from(rustls::AlertDescription::UnknownCA))
+}
+
+/// Whether `identity` trusts the authority that `token` names.
+#[must_use]
+pub fn trusts(identity: &Identity, token: &Token) -> bool {
+    identity.roots.iter().any(|root| fingerprint(root) == token.ca_fingerprint)
+}
+
+fn fingerprint(certificate: &CertificateDer<'_>) -> [u8; FINGERPRINT_BYTES] {
+    Sha256::digest(certificate).into()
 }
 
 async fn open(address: &str, server_name: &str, mut tls: ClientConfig) -> Result<Connected, UplinkError> {
@@ -284,7 +309,7 @@ struct PinnedAuthority {
 
 impl PinnedAuthority {
     fn verifier(&self, chain: &[CertificateDer<'_>]) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
-        let pinned = |der: &&CertificateDer<'_>| <[u8; 32]>::from(Sha256::digest(der)) == self.fingerprint;
+        let pinned = |der: &&CertificateDer<'_>| fingerprint(der) == self.fingerprint;
         let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
         let authority = chain.iter().find(pinned).ok_or(unknown.clone())?;
         let mut roots = RootCertStore::empty();
@@ -361,7 +386,7 @@ mod tests {
     }
 
     fn token(authority: &Authority) -> Token {
-        Token { ca_fingerprint: Sha256::digest(authority.der()).into(), secret: SECRET }
+        Token { ca_fingerprint: fingerprint(authority.der()), secret: SECRET }
     }
 
     /// An aggregator's side of both protocols: signs what comes with the secret, acknowledges every summary.
@@ -474,7 +499,7 @@ mod tests {
         let (_endpoint, address) = listen(&authority);
         let foreign = Token { ca_fingerprint: [1; 32], secret: SECRET };
         let error = enroll(&address.to_string(), NAME, &foreign, &new_key().csr_der).await.unwrap_err();
-        assert!(matches!(error, UplinkError::Connection(_)), "{error}");
+        assert!(matches!(error, UplinkError::OtherAuthority(_)), "{error}");
     }
 
     #[tokio::test]
