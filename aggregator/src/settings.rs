@@ -49,6 +49,11 @@ impl Config {
     fn core_limits(&self) -> core::Limits {
         core::Limits {
             agents_max: count(self.limits.agents_max),
+            regions_max: count(self.limits.regions_max),
+            cells_per_region_max: count(self.limits.cells_per_region_max),
+            series_per_region_max: count(self.limits.series_per_region_max),
+            pending_windows_max: count(self.limits.pending_windows_max),
+            deviations_per_window_max: count(self.limits.deviations_per_window_max),
             incidents_max: count(self.limits.incidents_max),
             calendar_entries_max: count(self.limits.calendar_entries_max),
             ..core::Limits::default()

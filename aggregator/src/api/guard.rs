@@ -10,7 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::Refusal;
 use crate::config::Config;
@@ -19,16 +19,31 @@ use crate::config::Config;
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// What the guard knows: the names that are served, and how many requests are under way.
+#[derive(Clone)]
+pub(super) struct Guard {
+    config: watch::Receiver<Arc<Config>>,
+    requests: Arc<Semaphore>,
+}
+
+impl Guard {
+    /// A guard with the names of the config, and its limit on requests at a time.
+    pub(super) fn new(config: watch::Receiver<Arc<Config>>) -> Self {
+        let requests_max = config.borrow().limits.requests_max as usize;
+        Self { config, requests: Arc::new(Semaphore::new(requests_max)) }
+    }
+}
+
 /// Passes on what may be asked, and marks the answer.
-pub(super) async fn guard(
-    State(config): State<watch::Receiver<Arc<Config>>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let names = config.borrow().listen.http_names.clone();
-    let mut response = match check(request.headers(), &names) {
-        Ok(()) => next.run(request).await,
-        Err(message) => Refusal(StatusCode::FORBIDDEN, message.into()).into_response(),
+pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let names = guard.config.borrow().listen.http_names.clone();
+    let mut response = match (check(request.headers(), &names), guard.requests.try_acquire()) {
+        (Ok(()), Ok(_permit)) => next.run(request).await,
+        (Err(message), _) => Refusal(StatusCode::FORBIDDEN, message.into()).into_response(),
+        (_, Err(_)) => {
+            let message = "too many requests at a time: see `limits.requests_max`";
+            Refusal(StatusCode::SERVICE_UNAVAILABLE, message.into()).into_response()
+        }
     };
     let marks = [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),

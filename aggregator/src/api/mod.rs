@@ -56,7 +56,7 @@ impl Desk {
     ) -> Self {
         let limits = config.borrow().limits.clone();
         let windows_max = limits.history_windows_max as usize;
-        let history = Arc::new(Mutex::new(History::new(limits.cells_max as usize, windows_max)));
+        let history = Arc::new(Mutex::new(History::new(limits.history_series_max as usize, windows_max)));
         Self { pictures, store, config, history }
     }
 
@@ -86,7 +86,7 @@ pub fn router(desk: Desk) -> Router {
         .route("/api/v1/calendar", get(calendar))
         .route("/api/v1/{*rest}", get(async || Refusal::no_such("path")))
         .merge(console::router())
-        .layer(from_fn_with_state(desk.config.clone(), guard::guard))
+        .layer(from_fn_with_state(guard::Guard::new(desk.config.clone()), guard::guard))
         .with_state(desk)
 }
 

@@ -14,21 +14,29 @@ pub struct Limits {
     pub connections_max: u32,
     /// Agents remembered, 1 to 65,536; default 4,096. The longest silent is forgotten first.
     pub agents_max: u32,
-    /// Cells held over all regions, 1 to 1,000,000; default 16,384. Roll-ups of further cells are counted and dropped.
-    pub cells_max: u32,
-    /// Series that deviate at a time, 1 to 10,000,000; default 65,536. Further deviations are counted and dropped.
-    pub deviations_max: u32,
+    /// Regions, 1 to 1,024; default 64. Data of further ones is counted and dropped.
+    pub regions_max: u32,
+    /// Cells of one region, 1 to 65,536; default 1,024. Roll-ups of further cells are counted and dropped.
+    pub cells_per_region_max: u32,
+    /// Metrics of all cells of one region together, 1 to 262,144; default 4,096. Further ones are counted and dropped.
+    pub series_per_region_max: u32,
+    /// Windows that wait to be judged, 1 to 1,024; default 64. When full, the oldest is judged at once.
+    pub pending_windows_max: u32,
+    /// Deviations kept for one region and window, 1 to 65,536; default 512. Higher scores take the place of lower ones.
+    pub deviations_per_window_max: u32,
     /// Incidents that are open or suppressed at a time, 1 to 100,000; default 1,024.
     pub incidents_max: u32,
     /// Occurrences of calendar entries held, 1 to 1,000,000; default 20,000. The nearest are kept.
     pub calendar_entries_max: u32,
     /// How far into the future calendar entries are expanded, in days, 1 to 3,660; default 400.
     pub calendar_horizon_days: u32,
-    /// Notifications that wait for one notifier, 1 to 100,000; default 4,096. The oldest are dropped and counted.
+    /// Notifications that wait on the disk for one notifier, 1 to 100,000; default 4,096. The oldest are dropped and counted.
     pub outbox_max: u32,
     /// Requests to console and API served at a time, 1 to 1,024; default 64.
     pub requests_max: u32,
-    /// Windows of each cell kept for the console's curves, 2 to 4,096; default 64.
+    /// Curves kept for the console, one for each metric of a cell, 1 to 1,000,000; default 4,096.
+    pub history_series_max: u32,
+    /// Windows of each curve, 2 to 4,096; default 64.
     pub history_windows_max: u32,
     /// Days for which resolved incidents and the ledger are kept, 1 to 3,660; default 90.
     pub retention_days: u32,
@@ -39,13 +47,17 @@ impl Default for Limits {
         Self {
             connections_max: 1_024,
             agents_max: 4_096,
-            cells_max: 16_384,
-            deviations_max: 65_536,
+            regions_max: 64,
+            cells_per_region_max: 1_024,
+            series_per_region_max: 4_096,
+            pending_windows_max: 64,
+            deviations_per_window_max: 512,
             incidents_max: 1_024,
             calendar_entries_max: 20_000,
             calendar_horizon_days: 400,
             outbox_max: 4_096,
             requests_max: 64,
+            history_series_max: 4_096,
             history_windows_max: 64,
             retention_days: 90,
         }
@@ -74,39 +86,47 @@ impl Memory {
 const CONNECTION_BYTES: u64 = 256 * 1024;
 /// A session: names, two lanes of sequences for a few boots, counters, regions.
 const AGENT_BYTES: u64 = 4 * 1024;
-/// A cell: names at their longest, roll-ups of its metrics, residual history, common-mode share.
-const CELL_BYTES: u64 = 2 * 1024;
+/// A cell: its names at their longest, and its place.
+const CELL_BYTES: u64 = 256;
+/// A metric of a cell: what is learned of its noise.
+const SERIES_BYTES: u64 = 512;
+/// A metric of a cell in a window that waits.
+const ROLL_UP_BYTES: u64 = 64;
 /// A deviation: tags at their longest, sizes, shape, times.
 const DEVIATION_BYTES: u64 = 1024;
 /// An incident with its scope, evidence and listed series.
 const INCIDENT_BYTES: u64 = 32 * 1024;
 /// One occurrence: region, class, two times.
 const CALENDAR_ENTRY_BYTES: u64 = 256;
-/// A notification's body.
-const NOTIFICATION_BYTES: u64 = 16 * 1024;
 /// A request: head, answer being built.
 const REQUEST_BYTES: u64 = 256 * 1024;
-/// One window of one cell in the console's curves: two floats.
-const HISTORY_WINDOW_BYTES: u64 = 16;
+/// A curve: four names at their longest.
+const CURVE_BYTES: u64 = 512;
+/// One window of a curve: two floats.
+const CURVE_WINDOW_BYTES: u64 = 16;
 
 impl Limits {
-    /// What each limit may need in memory at worst, in the order of the documentation.
+    /// What each limit may need in memory at worst, in the order of the documentation. What is limited for each region
+    /// counts for as many regions as there may be.
     pub(super) fn memory(&self) -> Vec<Memory> {
-        let memory = |limit, items: u32, bytes_each| Memory { limit, items: u64::from(items), bytes_each };
+        let memory = |limit, items: u64, bytes_each| Memory { limit, items, bytes_each };
+        let regions = u64::from(self.regions_max);
+        let cells = regions * u64::from(self.cells_per_region_max);
+        let series = regions * u64::from(self.series_per_region_max);
+        let windows = u64::from(self.pending_windows_max);
+        let deviations = windows * regions * u64::from(self.deviations_per_window_max);
+        let curve_bytes = CURVE_BYTES + CURVE_WINDOW_BYTES * u64::from(self.history_windows_max);
         vec![
-            memory("connections_max", self.connections_max, CONNECTION_BYTES),
-            memory("agents_max", self.agents_max, AGENT_BYTES),
-            memory("cells_max", self.cells_max, CELL_BYTES),
-            memory("deviations_max", self.deviations_max, DEVIATION_BYTES),
-            memory("incidents_max", self.incidents_max, INCIDENT_BYTES),
-            memory("calendar_entries_max", self.calendar_entries_max, CALENDAR_ENTRY_BYTES),
-            memory("outbox_max", self.outbox_max, NOTIFICATION_BYTES),
-            memory("requests_max", self.requests_max, REQUEST_BYTES),
-            memory(
-                "history_windows_max",
-                self.cells_max,
-                HISTORY_WINDOW_BYTES * u64::from(self.history_windows_max),
-            ),
+            memory("connections_max", u64::from(self.connections_max), CONNECTION_BYTES),
+            memory("agents_max", u64::from(self.agents_max), AGENT_BYTES),
+            memory("cells_per_region_max", cells, CELL_BYTES),
+            memory("series_per_region_max", series, SERIES_BYTES),
+            memory("pending_windows_max", windows * series, ROLL_UP_BYTES),
+            memory("deviations_per_window_max", deviations, DEVIATION_BYTES),
+            memory("incidents_max", u64::from(self.incidents_max), INCIDENT_BYTES),
+            memory("calendar_entries_max", u64::from(self.calendar_entries_max), CALENDAR_ENTRY_BYTES),
+            memory("requests_max", u64::from(self.requests_max), REQUEST_BYTES),
+            memory("history_series_max", u64::from(self.history_series_max), curve_bytes),
         ]
     }
 
@@ -115,13 +135,17 @@ impl Limits {
         let ranges = [
             ("connections_max", self.connections_max, 1, 65_536),
             ("agents_max", self.agents_max, 1, 65_536),
-            ("cells_max", self.cells_max, 1, 1_000_000),
-            ("deviations_max", self.deviations_max, 1, 10_000_000),
+            ("regions_max", self.regions_max, 1, 1_024),
+            ("cells_per_region_max", self.cells_per_region_max, 1, 65_536),
+            ("series_per_region_max", self.series_per_region_max, 1, 262_144),
+            ("pending_windows_max", self.pending_windows_max, 1, 1_024),
+            ("deviations_per_window_max", self.deviations_per_window_max, 1, 65_536),
             ("incidents_max", self.incidents_max, 1, 100_000),
             ("calendar_entries_max", self.calendar_entries_max, 1, 1_000_000),
             ("calendar_horizon_days", self.calendar_horizon_days, 1, 3_660),
             ("outbox_max", self.outbox_max, 1, 100_000),
             ("requests_max", self.requests_max, 1, 1_024),
+            ("history_series_max", self.history_series_max, 1, 1_000_000),
             ("history_windows_max", self.history_windows_max, 2, 4_096),
             ("retention_days", self.retention_days, 1, 3_660),
         ];

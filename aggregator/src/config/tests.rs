@@ -99,7 +99,7 @@ fn a_missing_file_is_named() {
 fn worst_case_memory_follows_the_limits() {
     let mut config = Config::default();
     let before: u64 = config.memory().iter().map(Memory::bytes).sum();
-    config.limits.cells_max *= 2;
+    config.limits.cells_per_region_max *= 2;
     let after: u64 = config.memory().iter().map(Memory::bytes).sum();
     assert!(after > before);
 }
