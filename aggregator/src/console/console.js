@@ -85,10 +85,11 @@ function tile(id, value, alarming) {
   $("tile-" + id).classList.toggle("alarming", Boolean(alarming));
 }
 
-function options(select, names) {
+// What a person chose stays; until then the first thing to look at is shown.
+function options(select, names, first) {
   const present = Array.from(select.options, (option) => option.value);
   if (present.join("\n") === names.join("\n")) return;
-  const chosen = select.value;
+  const chosen = names.includes(select.value) && select.dataset.chosen ? select.value : first;
   select.replaceChildren(...names.map((name) => new Option(name, name)));
   if (names.includes(chosen)) select.value = chosen;
 }
@@ -146,7 +147,9 @@ function heatMap(region, metric) {
 function showLattice() {
   const regions = picture.regions || [];
   tile("cells", regions.reduce((sum, it) => sum + new Set(it.cells.map((cell) => cell.device + "\n" + cell.stack)).size, 0));
-  options($("region"), regions.map((it) => it.region));
+  const troubled = regions.find((it) => it.cells.some((cell) => cell.state === "open")) || regions[0];
+  options($("region"), regions.map((it) => it.region), troubled && troubled.region);
+  for (const part of document.querySelectorAll(".controls, .legend")) part.hidden = !regions.length;
   const region = regions.find((it) => it.region === $("region").value);
   if (!region) {
     $("lattice").replaceChildren(empty("No cells yet: send an agent something that names a region, a device and a stack.", 'echo "activity,region=eu,device=web,stack=shop value=42" | nc -q1 127.0.0.1 8094'));
@@ -157,7 +160,7 @@ function showLattice() {
   const roles = new Map(region.common_modes.map((mode) => [mode.metric, mode.role]));
   const metrics = [...new Set(region.cells.map((cell) => cell.metric))];
   metrics.sort((one, other) => (roles.get(other) === "traffic") - (roles.get(one) === "traffic") || (one < other ? -1 : 1));
-  options($("metric"), metrics);
+  options($("metric"), metrics, metrics[0]);
   const mode = region.common_modes.find((it) => it.metric === $("metric").value);
   $("shared").textContent = mode && mode.peers ? "shared by " + mode.peers + " independent stacks: " + percent(mode.common_mode) : "";
   $("lattice").replaceChildren(heatMap(region, $("metric").value));
@@ -214,6 +217,7 @@ function status(name, text) {
   $("status").textContent = text;
 }
 
-$("region").addEventListener("change", showLattice);
-$("metric").addEventListener("change", showLattice);
+for (const id of ["region", "metric"]) {
+  $(id).addEventListener("change", () => { $(id).dataset.chosen = "yes"; showLattice(); });
+}
 poll();
