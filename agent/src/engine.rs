@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use vedette_agent_core::key::{DefaultTags, Observation};
 use vedette_agent_core::link::{Link, LinkCounts, LinkError, LinkOutput, LinkSettings, Received, Vitals};
 use vedette_agent_core::parse::Format;
-use vedette_agent_core::pipeline::{Pipeline, PipelineCounts, PipelineMemory, PipelineSettings};
+use vedette_agent_core::pipeline::{Pipeline, PipelineCounts};
 use vedette_agent_core::spool::{AppendError, Segment, Spool, SpoolCounts, SpoolMemory, SpoolSettings};
 use vedette_common::drops::DropUnit;
 use vedette_common::limits::{FRAME_BYTES_MAX, REGIONS_MAX};
@@ -22,6 +22,7 @@ use vedette_common::{
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::memory::{lend, lend_pipeline};
 use crate::source::host::Reading;
 use crate::storage::FileStorage;
 use crate::tags::Tags;
@@ -85,24 +86,6 @@ pub struct Snapshot {
 impl std::fmt::Debug for Engine {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Engine").field("snapshot", &self.snapshot()).finish_non_exhaustive()
-    }
-}
-
-/// Memory of `count` elements for the rest of the process, as the cores want it lent: an agent has one engine.
-fn lend<T: Clone + Default>(count: usize) -> &'static mut [T] {
-    Box::leak(vec![T::default(); count].into_boxed_slice())
-}
-
-fn lend_pipeline(settings: &PipelineSettings) -> PipelineMemory<'static> {
-    let lengths = settings.lengths();
-    PipelineMemory {
-        slots: lend(lengths.slots),
-        index: lend(lengths.index),
-        names: lend(lengths.names),
-        name_bytes: lend(lengths.name_bytes),
-        cells: lend(lengths.cells),
-        rows: lend(lengths.rows),
-        pending: lend(lengths.pending),
     }
 }
 

@@ -3,8 +3,7 @@
 //! Owns everything that touches the world: sockets, files, clocks, randomness, signals. Must never decide what a
 //! deviation is; that is the core's. The hard case is a machine where anything can be missing or full: whatever
 //! fails is counted, logged at a limited rate, and the rest goes on.
-#![forbid(unsafe_code)]
-
+pub mod allocation;
 pub mod clock;
 pub mod command;
 pub mod config;
@@ -12,6 +11,7 @@ pub mod engine;
 pub mod health;
 pub mod identity;
 pub mod log;
+pub mod memory;
 pub mod run;
 pub mod source;
 pub mod storage;

@@ -3,6 +3,11 @@
 
 use std::process::ExitCode;
 
+use vedette_agent::allocation::CountingAllocator;
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
 fn main() -> ExitCode {
     vedette_agent::main_from(std::env::args_os())
 }

@@ -176,7 +176,8 @@ impl<'m> Pipeline<'m> {
         })
     }
 
-    /// Reads whole lines; what stands after the last line end counts as a line too.
+    /// Reads whole lines; what stands after the last line end counts as a line too. A deadline that is due by `now`
+    /// should be handled first, as in every other machine here.
     pub fn handle_bytes(
         &mut self,
         now: Now,

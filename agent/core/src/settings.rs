@@ -34,7 +34,9 @@ pub struct PipelineSettings {
     pub deviations_pending_max: u32,
     /// Width of a window in milliseconds, at least 1000; default 10,000. Windows are aligned to the epoch.
     pub window_ms: u32,
-    /// How long a window stays open for late observations, at most `window_ms`; default 10,000.
+    /// How long a window stays open for late observations, at most `window_ms`; default 5,000. Two windows are open
+    /// at once, so `window_ms - lateness_ms` is how far the shell may be behind with a deadline before new
+    /// observations count into the window before theirs.
     pub lateness_ms: u32,
     /// Event times before this are refused; default 2000-01-01.
     pub earliest: WallMs,
@@ -127,7 +129,7 @@ impl PipelineSettings {
             name_bytes_max: series_max.saturating_mul(32).saturating_add(64 * 1024),
             deviations_pending_max: 1024,
             window_ms: 10_000,
-            lateness_ms: 10_000,
+            lateness_ms: 5_000,
             earliest: WallMs(946_684_800_000),
             future_ms_max: 3_600_000,
             flush_ms: 10_000,

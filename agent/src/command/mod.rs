@@ -3,6 +3,7 @@
 //! Owns the exit codes: 0 done, 1 a problem with input or config, 2 wrong usage. Must never hold what a command does.
 //! The hard case is a pipe that closes early, as in `| head`: that is done, not a problem.
 
+pub mod bench;
 pub mod check;
 pub mod enroll;
 pub mod run;
@@ -25,6 +26,8 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunArgs),
+    /// Measures this machine: scores a second, received lines a second, bytes a series
+    Bench(bench::BenchArgs),
     Check(check::CheckArgs),
     Enroll(enroll::EnrollArgs),
     Score(score::ScoreArgs),
@@ -61,6 +64,7 @@ where
 fn execute(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(args) => run::run(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Check(args) => check::check(&args),
         Command::Enroll(args) => enroll::enroll(&args),
         Command::Score(args) => score::score(args),

@@ -266,3 +266,167 @@ fn parse_number(bytes: &[u8]) -> Result<f64, ParseError> {
 fn signed(size: u64, largest: u64) -> Result<f64, ParseError> {
     if size <= largest { Ok(size as f64) } else { Err(ParseError::ValueNotFinite) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::{format, string::String, vec::Vec};
+
+    fn fields(line: &[u8]) -> Vec<Result<Field<'_>, ParseError>> {
+        Line::split(line).unwrap().unwrap().fields().collect()
+    }
+
+    fn number(text: &str) -> Result<f64, ParseError> {
+        parse_number(text.as_bytes())
+    }
+
+    #[test]
+    fn a_line_has_three_parts() {
+        let line = Line::split(b"cpu,host=a\\ b,region=uk load=1,idle=2i 17\r").unwrap().unwrap();
+        assert_eq!(line.head, b"cpu,host=a\\ b,region=uk");
+        assert_eq!((line.fields, line.timestamp), (&b"load=1,idle=2i"[..], Some(17)));
+        let mut scratch = [0; SCRATCH_BYTES];
+        let head = Head::parse(line.head, &mut scratch).unwrap();
+        assert_eq!((head.measurement, &head.tags[..]), ("cpu", &[("host", "a b"), ("region", "uk")][..]));
+    }
+
+    #[test]
+    fn comments_and_blanks_are_no_lines() {
+        for line in ["", "  ", "# cpu load=1", "  # x"] {
+            assert_eq!(Line::split(line.as_bytes()), Ok(None), "{line}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_every_type() {
+        for (text, value) in [
+            ("1.5", 1.5),
+            ("-2e3", -2000.0),
+            ("7i", 7.0),
+            ("-7i", -7.0),
+            ("7u", 7.0),
+            ("t", 1.0),
+            ("FALSE", 0.0),
+            (".5", 0.5),
+        ] {
+            assert_eq!(number(text), Ok(value), "{text}");
+        }
+        assert_eq!(number("-9223372036854775808i"), Ok(i64::MIN as f64));
+        assert_eq!(number("18446744073709551615u"), Ok(u64::MAX as f64));
+    }
+
+    #[test]
+    fn what_is_not_finite_or_does_not_fit_is_refused() {
+        for text in [
+            "NaN",
+            "inf",
+            "-Infinity",
+            "1e999",
+            "9223372036854775808i",
+            "-9223372036854775809i",
+            "18446744073709551616u",
+        ] {
+            assert_eq!(number(text), Err(ParseError::ValueNotFinite), "{text}");
+        }
+        for text in ["x", "1.5i", "--1", "-1u", "i", "1 2", "0x10", "tr"] {
+            assert_eq!(number(text), Err(ParseError::ValueMalformed), "{text}");
+        }
+    }
+
+    #[test]
+    fn text_is_passed_over_and_the_good_part_is_kept() {
+        let found = fields(br#"m note="a, b=1 \"c\" 12",bad=x,=3,load=2 5"#);
+        assert!(matches!(found[0], Ok(Field { value: Value::Text(_), .. })));
+        assert_eq!(found[1], Err(ParseError::ValueMalformed));
+        assert_eq!(found[2], Err(ParseError::NameMissing));
+        assert_eq!(found[3], Ok(Field { key: b"load", value: Value::Number(2.0) }));
+        assert_eq!(fields(br#"m load=1,note="open"#)[1], Err(ParseError::ValueMalformed));
+        assert_eq!(fields(b"m note=\"\xff\"")[0], Err(ParseError::NotUtf8));
+    }
+
+    #[test]
+    fn broken_lines_are_typed_errors() {
+        let split = |line: &[u8]| Line::split(line).map(|_| ());
+        assert_eq!(split(b"cpu"), Err(ParseError::ValueMissing));
+        assert_eq!(split(b"cpu 17"), Err(ParseError::ValueMissing));
+        assert_eq!(split(b",host=a load=1"), Err(ParseError::NameMissing));
+        assert_eq!(split(b"cpu load=1 12x"), Err(ParseError::TimestampMalformed));
+        assert_eq!(split(b"cpu load=1 9223372036854775808"), Err(ParseError::TimestampMalformed));
+        assert_eq!(split(&[b'a'; LINE_BYTES_MAX + 1]), Err(ParseError::LineTooLong));
+        let head = |head: &[u8]| Head::parse(head, &mut [0; SCRATCH_BYTES]).map(|_| ());
+        assert_eq!(head(b"cpu,host=,b=1"), Err(ParseError::TagMalformed));
+        assert_eq!(head(b"cpu,host"), Err(ParseError::TagMalformed));
+        assert_eq!(head(b"cpu,host=\xff"), Err(ParseError::NotUtf8));
+        assert_eq!(head(&[&b"cpu,host="[..], &[b'x'; 65]].concat()), Err(ParseError::NameTooLong));
+        assert_eq!(
+            head(b"c,a=1,b=1,c=1,d=1,e=1,f=1,g=1,h=1,i=1,j=1,k=1,l=1,m=1,n=1,o=1,p=1,q=1"),
+            Err(ParseError::TagsTooMany)
+        );
+    }
+
+    fn escape(text: &str) -> String {
+        text.replace(',', "\\,").replace('=', "\\=").replace(' ', "\\ ")
+    }
+
+    /// A name that the format can carry: it neither ends in a backslash nor has one before a separator.
+    fn name() -> impl Strategy<Value = String> {
+        "[a-zA-Zäß,= ._-]{0,8}[a-zA-Zé_]"
+            .prop_filter("a comment", |name| !name.starts_with('#') && name.len() <= 64)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_read_back(
+            measurement in name(),
+            tags in proptest::collection::vec((name(), name()), 0..16),
+            values in proptest::collection::vec((name(), any::<f64>().prop_filter("finite", |v| v.is_finite())), 1..8),
+            timestamp in any::<Option<i64>>(),
+        ) {
+            let mut line = escape(&measurement);
+            for (key, value) in &tags {
+                line += &format!(",{}={}", escape(key), escape(value));
+            }
+            let printed: Vec<_> = values.iter().map(|(key, value)| format!("{}={value:?}", escape(key))).collect();
+            line += &format!(" {}", printed.join(","));
+            if let Some(timestamp) = timestamp {
+                line += &format!(" {timestamp}");
+            }
+            // A leading blank of the first name is escaped, so trimming takes nothing off.
+            let parsed = Line::split(line.as_bytes()).unwrap().unwrap();
+            prop_assert_eq!(parsed.timestamp, timestamp);
+            let mut scratch = [0; SCRATCH_BYTES];
+            let head = Head::parse(parsed.head, &mut scratch).unwrap();
+            prop_assert_eq!(head.measurement, measurement);
+            let read: Vec<_> = head.tags.iter().map(|&(k, v)| (String::from(k), String::from(v))).collect();
+            prop_assert_eq!(read, tags);
+            for (field, (key, value)) in parsed.fields().zip(&values) {
+                let field = field.unwrap();
+                let mut room = [0; 64];
+                prop_assert_eq!(unescape(field.key, &mut &mut room[..]).unwrap(), key);
+                prop_assert_eq!(field.value, Value::Number(*value));
+            }
+            prop_assert_eq!(parsed.fields().count(), values.len());
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(Some(line)) = Line::split(&bytes) {
+                let _ = Head::parse(line.head, &mut [0; SCRATCH_BYTES]);
+                prop_assert!(line.fields().count() <= bytes.len());
+            }
+        }
+
+        #[test]
+        fn almost_lines_are_read_without_panic(text in "[a-c\\\\ ,=\"#0-9itu.e-]{0,60}") {
+            if let Ok(Some(line)) = Line::split(text.as_bytes()) {
+                let _ = Head::parse(line.head, &mut [0; SCRATCH_BYTES]);
+                for field in line.fields().flatten() {
+                    if let Value::Number(value) = field.value {
+                        prop_assert!(value.is_finite());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -137,3 +137,100 @@ fn parse_signed(bytes: &[u8]) -> Result<f64, ParseError> {
         bytes.strip_prefix(b"+").filter(|rest| !matches!(rest.first(), Some(b'+' | b'-'))).unwrap_or(bytes),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::{format, string::String, vec, vec::Vec};
+
+    fn parse(line: &[u8]) -> Result<Line<'_>, ParseError> {
+        Line::parse(line).map(|line| line.expect("the test's line is not blank"))
+    }
+
+    fn values(line: &[u8]) -> Vec<Result<Value, ParseError>> {
+        parse(line).unwrap().values().collect()
+    }
+
+    #[test]
+    fn a_line_with_everything() {
+        let line = parse(b"page.views:3|c|@0.1|#region:uk,beta|c:83c0a99c|T1656581400\r").unwrap();
+        assert_eq!((line.name, line.kind, line.weight), ("page.views", Kind::Counter, 10.0));
+        assert_eq!(&line.parse_tags().unwrap()[..], &[("region", "uk"), ("beta", "true")]);
+        assert_eq!(line.values().collect::<Vec<_>>(), [Ok(Value::Absolute(3.0))]);
+        assert_eq!(Line::parse(b" \r"), Ok(None));
+    }
+
+    #[test]
+    fn signs_change_a_gauge_and_nothing_else() {
+        assert_eq!(values(b"t:-5|g"), [Ok(Value::Change(-5.0))]);
+        assert_eq!(values(b"t:+5|g"), [Ok(Value::Change(5.0))]);
+        assert_eq!(values(b"t:5|g"), [Ok(Value::Absolute(5.0))]);
+        assert_eq!(values(b"t:-5|c"), [Ok(Value::Absolute(-5.0))]);
+    }
+
+    #[test]
+    fn several_values_and_the_good_ones_are_kept() {
+        let found = values(b"t:1:x::NaN:+-3:2.5|ms");
+        let (bad, empty) = (Err(ParseError::ValueMalformed), Err(ParseError::ValueMissing));
+        assert_eq!(found[..3], [Ok(Value::Absolute(1.0)), bad, empty]);
+        assert_eq!(found[3..], [Err(ParseError::ValueNotFinite), bad, Ok(Value::Absolute(2.5))]);
+    }
+
+    #[test]
+    fn broken_lines_are_typed_errors() {
+        for (line, error) in [
+            (&b"users:17|s"[..], ParseError::TypeUnsupported),
+            (b"_e{5,4}:title|text", ParseError::TypeUnsupported),
+            (b"_sc|name|0", ParseError::TypeUnsupported),
+            (b"hits:1|q", ParseError::TypeUnknown),
+            (b"hits:1", ParseError::TypeUnknown),
+            (b"hits", ParseError::ValueMissing),
+            (b":1|c", ParseError::NameMissing),
+            (b"hits:1|c|@0", ParseError::SampleRateMalformed),
+            (b"hits:1|c|@2", ParseError::SampleRateMalformed),
+            (b"hits:1|c|@NaN", ParseError::SampleRateMalformed),
+            (b"hits:1|c|@1e-320", ParseError::SampleRateMalformed),
+            (b"\xff:1|c", ParseError::NotUtf8),
+            (b"hits:1|c|#\xff:1", ParseError::NotUtf8),
+        ] {
+            assert_eq!(parse(line), Err(error), "{}", String::from_utf8_lossy(line));
+        }
+        assert_eq!(parse(&[b'a'; LINE_BYTES_MAX + 1]), Err(ParseError::LineTooLong));
+        assert_eq!(parse(&[&[b'a'; 65][..], b":1|c"].concat()), Err(ParseError::NameTooLong));
+        assert_eq!(parse(b"a:1|c|#:x").unwrap().parse_tags(), Err(ParseError::TagMalformed));
+        let many = format!("a:1|c|#{}", vec!["k:v"; 17].join(","));
+        assert_eq!(parse(many.as_bytes()).unwrap().parse_tags(), Err(ParseError::TagsTooMany));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_read_back(
+            name in "[a-z.éß-]{1,12}",
+            sizes in proptest::collection::vec(0.0..1e9f64, 1..5),
+            kind in prop_oneof![Just((Kind::Counter, "c")), Just((Kind::Gauge, "g")), Just((Kind::Timer, "d"))],
+            tags in proptest::collection::vec(("[a-z]{1,5}", "[a-z0-9:=]{1,5}"), 0..6),
+        ) {
+            let printed: Vec<_> = sizes.iter().map(|size| format!("{size}")).collect();
+            let tagged: Vec<_> = tags.iter().map(|(key, value)| format!("{key}:{value}")).collect();
+            let line = format!("{name}:{}|{}|@0.5|#{}", printed.join(":"), kind.1, tagged.join(","));
+            let parsed = parse(line.as_bytes()).unwrap();
+            prop_assert_eq!((parsed.name, parsed.kind, parsed.weight), (name.as_str(), kind.0, 2.0));
+            let read: Vec<_> = parsed.values().map(Result::unwrap).collect();
+            prop_assert_eq!(read, sizes.into_iter().map(Value::Absolute).collect::<Vec<_>>());
+            let read: Vec<_> = parsed.parse_tags().unwrap().iter().map(|&(k, v)| (String::from(k), String::from(v))).collect();
+            prop_assert_eq!(read, tags);
+        }
+
+        #[test]
+        fn any_text_is_read_without_panic(bytes in prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..100),
+            "[a-c:|@#+.0-9gcmsh-]{0,40}".prop_map(String::into_bytes),
+        ]) {
+            if let Ok(Some(line)) = Line::parse(&bytes) {
+                let _ = line.parse_tags();
+                prop_assert!(line.values().count() <= bytes.len() + 1);
+            }
+        }
+    }
+}
