@@ -312,3 +312,39 @@ pub fn hex(bytes: &[u8]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ca_is_made_once_and_a_damaged_file_is_named() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = StateFolder::open(&base.path().join("state")).unwrap();
+        let now = SystemTime::now();
+        let made = Authority::open(&folder, now).unwrap();
+        assert_eq!(Authority::open(&folder, now).unwrap().fingerprint(), made.fingerprint());
+        let other = Authority::new(now).unwrap();
+        let key_only = made.key.serialize_pem();
+        let swapped = format!("{key_only}{}", certificate_pem(&other.root));
+        for (damaged, what) in
+            [("", "no usable private key"), (&key_only, "no certificate"), (&swapped, "does not belong")]
+        {
+            folder.write(CA_FILE, damaged).unwrap();
+            let error = Authority::open(&folder, now).unwrap_err().to_string();
+            assert!(error.contains("ca.pem") && error.contains(what), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_rotated_ca_reads_back_with_both_roots() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = StateFolder::open(&base.path().join("state")).unwrap();
+        let now = SystemTime::now();
+        let first = Authority::open(&folder, now).unwrap();
+        let second = first.rotate(&folder, now).unwrap();
+        let read = Authority::open(&folder, now).unwrap();
+        assert_eq!(read.roots().collect::<Vec<_>>(), [&second.root, &first.root]);
+        assert_eq!(read.issue_server(now).unwrap().0.len(), 3, "leaf, root and cross certificate");
+    }
+}

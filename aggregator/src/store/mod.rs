@@ -81,3 +81,6 @@ impl Store {
 
 /// Unix milliseconds as the store keeps them.
 pub(crate) type UnixMs = i64;
+
+#[cfg(test)]
+mod tests;

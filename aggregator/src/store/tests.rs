@@ -1,0 +1,131 @@
+//! The store against its promises: whole batches, bounded queues, schemas of its own age, tables that survive.
+
+use std::path::Path;
+
+use super::*;
+
+fn open(base: &Path) -> Store {
+    Store::open(&StateFolder::open(&base.join("state")).unwrap()).unwrap()
+}
+
+fn part(key: &str, body: Option<&str>) -> StoredPart {
+    StoredPart { key: key.to_owned(), body: body.map(str::to_owned) }
+}
+
+fn state(id: &str, state: &str, once_opened: bool) -> StoredState {
+    StoredState {
+        id: id.to_owned(),
+        state: state.to_owned(),
+        body: format!("{{\"id\":\"{id}\",\"state\":\"{state}\"}}"),
+        notified: vec![Notified { notifier: "webhook.ops".to_owned(), once_opened }],
+    }
+}
+
+#[test]
+fn a_batch_is_there_after_reopening_without_a_close() {
+    let base = tempfile::tempdir().unwrap();
+    let mut store = open(base.path());
+    let batch = Batch {
+        parts: vec![part("session/a", Some("1")), part("session/b", Some("2"))],
+        states: vec![state("X", "suppressed", false)],
+        ledger: vec![("X".to_owned(), "{}".to_owned())],
+    };
+    store.commit(&batch, 5, 10).unwrap();
+    let second =
+        Batch { parts: vec![part("session/a", None), part("session/b", Some("3"))], ..Batch::default() };
+    store.commit(&second, 6, 10).unwrap();
+    // Leaked on purpose: no destructor runs, as after a kill.
+    std::mem::forget(store);
+    let store = open(base.path());
+    assert_eq!(store.parts().unwrap(), [("session/b".to_owned(), "3".to_owned())]);
+    assert_eq!(store.incident("X").unwrap()[0].state, "suppressed");
+    assert_eq!(store.ledger("X").unwrap().len(), 1);
+    assert_eq!(store.incident("Y").unwrap(), []);
+}
+
+#[test]
+fn a_batch_that_fails_leaves_nothing() {
+    let base = tempfile::tempdir().unwrap();
+    let mut store = open(base.path());
+    store.connection.execute_batch("DROP TABLE ledger").unwrap();
+    let batch = Batch {
+        parts: vec![part("session/a", Some("1"))],
+        states: vec![state("X", "open", false)],
+        ledger: vec![("X".to_owned(), "{}".to_owned())],
+    };
+    assert!(matches!(store.commit(&batch, 5, 10), Err(StoreError::Sqlite(_))));
+    assert_eq!(store.parts().unwrap(), []);
+    assert_eq!(store.incident("X").unwrap(), []);
+    assert_eq!(store.outbox_rows().unwrap(), 0);
+}
+
+#[test]
+fn a_full_queue_gives_up_its_oldest_and_says_so() {
+    let base = tempfile::tempdir().unwrap();
+    let mut store = open(base.path());
+    let states = ["A", "B", "C"].map(|id| state(id, "open", true)).to_vec();
+    let dropped = store.commit(&Batch { states, ..Batch::default() }, 5, 2).unwrap();
+    assert_eq!(dropped, [("webhook.ops".to_owned(), 1)]);
+    let due = store.due_deliveries("webhook.ops", 5, 10).unwrap();
+    assert_eq!(due.iter().map(|one| &one.idempotency_key[..6]).collect::<Vec<_>>(), ["B-open", "C-open"]);
+    store.finish_delivery(due[0].number, Outcome::Retry { due_ms: 50 }).unwrap();
+    assert_eq!(store.due_deliveries("webhook.ops", 49, 10).unwrap(), [], "the second waits for the first");
+    let due = store.due_deliveries("webhook.ops", 50, 10).unwrap();
+    assert_eq!((due.len(), due[0].attempts), (2, 1));
+}
+
+#[test]
+fn who_never_heard_of_an_opening_does_not_hear_of_the_end() {
+    let base = tempfile::tempdir().unwrap();
+    let mut store = open(base.path());
+    let states = vec![
+        state("HELD", "suppressed", true),
+        state("HELD", "resolved", true),
+        state("REAL", "suppressed", true),
+        state("REAL", "open", true),
+        state("REAL", "resolved", true),
+    ];
+    store.commit(&Batch { states, ..Batch::default() }, 5, 10).unwrap();
+    let due = store.due_deliveries("webhook.ops", 5, 10).unwrap();
+    let bodies: Vec<&str> = due.iter().map(|one| one.body.as_str()).collect();
+    assert_eq!(bodies, [r#"{"id":"REAL","state":"open"}"#, r#"{"id":"REAL","state":"resolved"}"#]);
+}
+
+#[test]
+fn a_database_of_a_newer_program_is_left_alone() {
+    let base = tempfile::tempdir().unwrap();
+    let store = open(base.path());
+    store.connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(store);
+    let folder = StateFolder::open(&base.path().join("state")).unwrap();
+    let error = Store::open(&folder).unwrap_err().to_string();
+    assert!(error.contains("version 99") && error.contains("newer program"), "{error}");
+}
+
+#[test]
+fn history_goes_with_its_retention_but_never_while_it_lasts() {
+    let base = tempfile::tempdir().unwrap();
+    let mut store = open(base.path());
+    let states =
+        vec![state("OVER", "open", false), state("OVER", "resolved", false), state("ON", "open", false)];
+    store.commit(&Batch { states, ..Batch::default() }, 5, 10).unwrap();
+    store.forget_history(6).unwrap();
+    assert_eq!(store.incident("OVER").unwrap(), []);
+    assert_eq!(store.open_incidents(10).unwrap()[0].id, "ON");
+}
+
+#[test]
+fn operators_changes_move_versions() {
+    let base = tempfile::tempdir().unwrap();
+    let (mut here, mut elsewhere) = (open(base.path()), open(base.path()));
+    let before = here.versions().unwrap();
+    let file = CalendarFile { name: "tv.ics".to_owned(), body: "BEGIN:VCALENDAR".to_owned() };
+    elsewhere.put_calendar(&file, 1).unwrap();
+    let number = elsewhere.add_silence(10, "{}").unwrap();
+    let after = here.versions().unwrap();
+    assert!(after.calendars > before.calendars && after.silences > before.silences);
+    assert_eq!(here.calendars().unwrap(), [file]);
+    assert_eq!(here.silences(9).unwrap()[0].number, number);
+    assert_eq!(here.silences(10).unwrap(), [], "over");
+    assert!(here.remove_silence(number).unwrap() && !here.remove_silence(number).unwrap());
+}
