@@ -226,12 +226,26 @@ pub struct Window {
     /// How long a window stays open for late observations, in milliseconds, 0 to 3,600,000; default
     /// 2,000. More than `window_ms` counts as `window_ms`.
     pub lateness_ms: u32,
+    /// What moves windows on; default wall.
+    pub clock: WindowClock,
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Self { window_ms: 10_000, lateness_ms: 2_000 }
+        Self { window_ms: 10_000, lateness_ms: 2_000, clock: WindowClock::Wall }
     }
+}
+
+/// What moves windows on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WindowClock {
+    /// This machine's clock: what happens now.
+    Wall,
+    /// The latest event time received in line protocol, so that history can be fed faster than it happened until it has
+    /// caught up with the present. A window closes when later data come. Excludes StatsD and the host's own metrics,
+    /// which know no time but now.
+    Event,
 }
 
 /// The bounds of everything that could grow.

@@ -10,7 +10,8 @@ use chrono::{Offset, TimeZone};
 use tokio::sync::Notify;
 use vedette_agent_core::key::{DefaultTags, Observation};
 use vedette_agent_core::link::{Link, LinkCounts, LinkError, LinkOutput, LinkSettings, Received, Vitals};
-use vedette_agent_core::parse::Format;
+use vedette_agent_core::parse::line_protocol::Line;
+use vedette_agent_core::parse::{Format, lines};
 use vedette_agent_core::pipeline::{Pipeline, PipelineCounts};
 use vedette_agent_core::spool::{AppendError, Segment, Spool, SpoolCounts, SpoolMemory, SpoolSettings};
 use vedette_common::drops::DropUnit;
@@ -21,7 +22,7 @@ use vedette_common::{
 };
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, WindowClock};
 use crate::memory::{lend, lend_pipeline};
 use crate::source::host::Reading;
 use crate::storage::FileStorage;
@@ -62,6 +63,8 @@ struct State {
     dropped: DropCounts,
     summary: Box<Summary>,
     connected_at: Option<WallMs>,
+    /// The latest event time received, where that is what moves windows on.
+    event_time: Option<WallMs>,
 }
 
 /// What an engine has done and holds, read at one moment.
@@ -122,6 +125,7 @@ impl Engine {
             dropped: DropCounts::default(),
             summary: Box::new(Summary::new(no_key, WallMs(0), config.window.window_ms)),
             connected_at: None,
+            event_time: (config.window.clock == WindowClock::Event).then_some(NO_EVENT_YET),
         };
         let recovery = state.spool.recovery();
         tracing::info!(records = recovery.records, damaged = recovery.damaged, "the spool is open");
@@ -143,18 +147,15 @@ impl Engine {
     /// Scores whole lines from a source. What is wrong is counted, and the first of it logged at a limited rate.
     pub fn take(&self, format: Format, bytes: &[u8]) {
         let now = self.clock.now();
-        let State { pipeline, tags, .. } = &mut *self.lock();
-        let pairs = tags.received();
-        let tally = pipeline.handle_bytes(now, format, &DefaultTags::new(&pairs), bytes);
-        if let Some(rejection) = tally.rejection {
-            let what =
-                rejection.error.map_or_else(|| rejection.reason.as_str().into(), |error| error.to_string());
-            tracing::warn!(
-                reason = rejection.reason.as_str(),
-                what,
-                dropped = tally.dropped,
-                "input was dropped"
-            );
+        let state = &mut *self.lock();
+        if state.event_time.is_none() {
+            return state.take(now, format, bytes);
+        }
+        for line in lines(bytes) {
+            match state.advance_event_time(now, format, line) {
+                Some(wall) => state.take(Now { wall, ..now }, format, line),
+                None => state.dropped.add(DropReason::TimestampOutOfRange, 1),
+            }
         }
     }
 
@@ -189,14 +190,14 @@ impl Engine {
     pub fn advance(&self) -> MonoMs {
         let now = self.clock.now();
         let state = &mut *self.lock();
-        state.set_utc_offsets(now.wall);
-        while state.pipeline.poll_deadline().is_some_and(|deadline| deadline <= now.wall) {
-            state.pipeline.handle_deadline(now);
-            state.spool_summaries(now);
+        if state.event_time.is_none() {
+            state.set_utc_offsets(now.wall);
+            state.close_windows(now);
         }
         state.spool.handle_deadline(now.mono);
         self.wake.notify_one();
-        let window = state.pipeline.poll_deadline().map(|at| at.ms_since(now.wall).max(1).unsigned_abs());
+        let window = state.pipeline.poll_deadline().filter(|_| state.event_time.is_none());
+        let window = window.map(|at| at.ms_since(now.wall).max(1).unsigned_abs());
         let spool = state.spool.poll_deadline().map(|at| at.ms_since(now.mono).max(1));
         // A wall clock that jumped would make a long sleep too long.
         now.mono.plus_ms(window.into_iter().chain(spool).min().unwrap_or(IDLE_MS).min(IDLE_MS))
@@ -315,12 +316,60 @@ impl Engine {
     }
 }
 
+/// Before the first event time.
+const NO_EVENT_YET: WallMs = WallMs(i64::MIN);
 /// How long nothing may happen before the engine looks at its clocks again.
 const IDLE_MS: u64 = 1_000;
 /// Deadlines that the end of an agent runs through at most.
 const FINISH_STEPS_MAX: usize = 16;
 
 impl State {
+    /// Scores whole lines as of `now`.
+    fn take(&mut self, now: Now, format: Format, bytes: &[u8]) {
+        let pairs = self.tags.received();
+        let tally = self.pipeline.handle_bytes(now, format, &DefaultTags::new(&pairs), bytes);
+        if let Some(rejection) = tally.rejection {
+            let what =
+                rejection.error.map_or_else(|| rejection.reason.as_str().into(), |error| error.to_string());
+            tracing::warn!(
+                reason = rejection.reason.as_str(),
+                what,
+                dropped = tally.dropped,
+                "input was dropped"
+            );
+        }
+    }
+
+    /// Closes every window that the event time of `line` leaves behind; gives the latest event time so far, if there
+    /// was any. A time that the pipeline would refuse moves nothing.
+    fn advance_event_time(&mut self, now: Now, format: Format, line: &[u8]) -> Option<WallMs> {
+        let stated = match (format, Line::split(line)) {
+            (Format::LineProtocol(precision), Ok(Some(line))) => {
+                line.timestamp.map(|timestamp| WallMs(precision.to_ms(timestamp)))
+            }
+            _ => None,
+        };
+        let settings = self.pipeline.settings();
+        let credible = settings.earliest..=now.wall.plus_ms(i64::from(settings.future_ms_max));
+        let before = self.event_time.unwrap_or(NO_EVENT_YET);
+        let latest = stated.filter(|at| credible.contains(at)).map_or(before, |at| at.max(before));
+        if latest == NO_EVENT_YET {
+            return None;
+        }
+        self.event_time = Some(latest);
+        self.set_utc_offsets(latest);
+        self.close_windows(Now { wall: latest, ..now });
+        Some(latest)
+    }
+
+    /// Closes and spools every window that is due.
+    fn close_windows(&mut self, now: Now) {
+        while self.pipeline.poll_deadline().is_some_and(|deadline| deadline <= now.wall) {
+            self.pipeline.handle_deadline(now);
+            self.spool_summaries(now);
+        }
+    }
+
     /// Sets the regions' UTC offsets once in each window, so that a clock change is seen when it happens.
     fn set_utc_offsets(&mut self, now: WallMs) {
         let window = now.window_start(self.pipeline.settings().window_ms);

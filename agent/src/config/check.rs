@@ -6,7 +6,7 @@
 use vedette_common::ids::AgentId;
 use vedette_common::limits::{NAME_BYTES_MAX, REGIONS_MAX, TAGS_MAX};
 
-use super::{Config, Dimensions};
+use super::{Config, Dimensions, WindowClock};
 
 /// Pairs of the key's path and what is wrong there.
 pub(super) type Problems = Vec<(Vec<String>, String)>;
@@ -20,6 +20,7 @@ pub(super) fn problems(config: &Config) -> Problems {
     name_problems(config, &mut problems);
     tag_problems(config, &mut problems);
     region_problems(config, &mut problems);
+    clock_problems(config, &mut problems);
     problems
 }
 
@@ -116,5 +117,13 @@ fn region_problems(config: &Config, problems: &mut Problems) {
             let key = vec!["regions".to_owned(), name.clone(), "timezone".to_owned()];
             problems.push((key, format!("\"{zone}\" is no IANA time zone, as in \"Europe/Berlin\"")));
         }
+    }
+}
+
+fn clock_problems(config: &Config, problems: &mut Problems) {
+    let (host, statsd) = (config.source.host.enabled, config.source.statsd.enabled);
+    if config.window.clock == WindowClock::Event && (host || statsd) {
+        let problem = "\"event\" goes with line protocol only: set enabled = false in [source.host] and [source.statsd]";
+        problems.push((path("window.clock"), problem.into()));
     }
 }
