@@ -3,5 +3,9 @@
 //! Owns everything that judges Vedette from outside. Nothing of it ships. The hard case is to stay a fair judge: the
 //! simulator and the grader know nothing of how scoring and judgement work.
 
+#[cfg(feature = "scenarios")]
+pub mod demo;
+#[cfg(feature = "scenarios")]
 pub mod fleet;
+#[cfg(feature = "scenarios")]
 pub mod rig;

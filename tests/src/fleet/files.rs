@@ -22,8 +22,8 @@ pub struct Truth {
     pub until: DateTime<Utc>,
     /// Alarms before it are not judged: the history is too young.
     pub graded_from: DateTime<Utc>,
-    /// Length of an interval in seconds.
-    pub interval_s: i64,
+    /// After the end of an occurrence an alarm may still be about it, for this many seconds.
+    pub grace_s: i64,
     /// Names of all regions, device families and stacks, to expand empty lists.
     pub names: NamedScope,
     /// Everything that happened, in order of its beginning.
@@ -63,7 +63,7 @@ pub fn truth(fleet: &Fleet) -> Truth {
         from: moment(plan.from_s),
         until: moment(plan.until_s),
         graded_from: moment(plan.graded_from_s),
-        interval_s: INTERVAL_S,
+        grace_s: 6 * INTERVAL_S,
         names: NamedScope {
             region: world.regions.iter().map(|region| region.name.to_owned()).collect(),
             device: world.devices.iter().map(|device| device.name.to_owned()).collect(),
@@ -110,7 +110,7 @@ pub fn write(fleet: &Fleet, folder: &Path, with_errors: bool) -> io::Result<u64>
     for interval in Telemetry::new(fleet) {
         text.clear();
         for sample in &interval.samples {
-            telemetry::write_lines(&mut text, fleet, sample, interval.from_s, with_errors);
+            telemetry::write_lines(&mut text, fleet, sample, interval.from_s * 1_000_000_000, with_errors);
             lines += 1 + u64::from(with_errors);
         }
         file.write_all(text.as_bytes())?;

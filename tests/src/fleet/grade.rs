@@ -1,7 +1,7 @@
 //! How good alarms were, measured against the truth: recall, precision, events that paged, delay, overlap of scopes.
 //!
 //! A page is an incident of kind malfunction that enters the state open: once more for each time it was closed between.
-//! A page belongs to a fault if they overlap in time (half an hour of grace after the fault's end) and in scope; the first
+//! A page belongs to a fault if they overlap in time (with the truth's grace after the fault's end) and in scope; the first
 //! one found it, the others are extra; a page without a fault is false. Must never look at how alarms came about. The hard
 //! case is a page that several faults could explain: it counts for the one with the largest overlap of scope.
 
@@ -11,9 +11,6 @@ use super::occurrence::NamedScope;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// After the end of an occurrence a page may still be about it.
-const GRACE: TimeDelta = TimeDelta::minutes(30);
 
 /// The fields of an alarm that are judged.
 #[derive(Clone, Debug, Deserialize)]
@@ -177,13 +174,17 @@ fn explanation(truth: &Truth, faults: &[&TrueOccurrence], page: &Page) -> Option
 
 fn overlaps(truth: &Truth, occurrence: &TrueOccurrence, page: &Page) -> bool {
     occurrence.from <= page.at
-        && page.at <= occurrence.until + GRACE
+        && page.at <= occurrence.until + grace(truth)
         && jaccard(truth, &occurrence.scope, &page.scope) > 0.0
+}
+
+fn grace(truth: &Truth) -> TimeDelta {
+    TimeDelta::seconds(truth.grace_s)
 }
 
 fn is_reported(truth: &Truth, alarms: &[Alarm], silence: &TrueOccurrence) -> bool {
     alarms.iter().any(|alarm| {
-        let during = silence.from <= alarm.at && alarm.at <= silence.until + GRACE;
+        let during = silence.from <= alarm.at && alarm.at <= silence.until + grace(truth);
         alarm.kind == "telemetry"
             && alarm.state == "open"
             && during

@@ -123,7 +123,7 @@ impl Iterator for Telemetry<'_> {
 }
 
 /// Appends a sample as line protocol: `activity` and, if wanted, `errors`, stamped in nanoseconds.
-pub fn write_lines(out: &mut String, fleet: &Fleet, sample: &Sample, at_s: i64, with_errors: bool) {
+pub fn write_lines(out: &mut String, fleet: &Fleet, sample: &Sample, at_ns: i64, with_errors: bool) {
     let world = &fleet.world;
     let region = world.regions[sample.cell.region].name;
     let device = world.devices[sample.cell.device].name;
@@ -132,7 +132,7 @@ pub fn write_lines(out: &mut String, fleet: &Fleet, sample: &Sample, at_s: i64, 
         // Writing to a string cannot fail.
         let _ = writeln!(
             out,
-            "{measurement},device={device},region={region},stack={stack} value={value} {at_s}000000000"
+            "{measurement},device={device},region={region},stack={stack} value={value} {at_ns}"
         );
     };
     line("activity", sample.activity);
@@ -210,10 +210,9 @@ mod tests {
             let fleet = Fleet::new(seed, 2);
             let mut out = String::new();
             for interval in Telemetry::new(&fleet).take(3) {
-                interval
-                    .samples
-                    .iter()
-                    .for_each(|sample| write_lines(&mut out, &fleet, sample, interval.from_s, true));
+                interval.samples.iter().for_each(|sample| {
+                    write_lines(&mut out, &fleet, sample, interval.from_s * 1_000_000_000, true)
+                });
             }
             out
         };

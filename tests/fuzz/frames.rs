@@ -1,0 +1,66 @@
+//! Fuzzes frames and every message: bytes from a wire give the very message or a typed error.
+//!
+//! Random bytes hardly ever carry a right crc, so the same bytes are also tried as the payload of each kind under a right
+//! header. What decodes must encode again, and to something that decodes.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use serde::de::DeserializeOwned;
+use vedette_common::limits::FRAME_BYTES_MAX;
+use vedette_common::wire::{
+    Acknowledge, Birth, Calendar, Enroll, Enrolled, FRAME_HEADER_BYTES, Frame, Heartbeat, Kind, MAGIC,
+    Message, Refuse, Summary, VERSION, decode, encode,
+};
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut rest = bytes;
+    while let Ok((frame, taken)) = Frame::parse(rest) {
+        decode_any(&frame);
+        rest = &rest[taken..];
+    }
+    if let Some((&kind, payload)) = bytes.split_first() {
+        let sealed = seal(1 + kind % 8, payload);
+        if let Ok((frame, _)) = Frame::parse(&sealed) {
+            decode_any(&frame);
+        }
+    }
+});
+
+/// A frame with a right header around the payload.
+fn seal(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = MAGIC.to_vec();
+    frame.extend([VERSION, kind]);
+    frame.extend((payload.len() as u32).to_le_bytes());
+    let crc = !payload.iter().fold(frame.iter().fold(u32::MAX, step), step);
+    frame.extend(crc.to_le_bytes());
+    assert_eq!(frame.len(), FRAME_HEADER_BYTES);
+    frame.extend(payload);
+    frame
+}
+
+/// One byte of crc32c (Castagnoli), bit by bit.
+fn step(crc: u32, byte: &u8) -> u32 {
+    (0..8)
+        .fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 })
+}
+
+fn decode_any(frame: &Frame<'_>) {
+    match frame.kind {
+        Kind::Birth => again::<Birth>(frame),
+        Kind::Summary => again::<Summary>(frame),
+        Kind::Heartbeat => again::<Heartbeat>(frame),
+        Kind::Acknowledge => again::<Acknowledge>(frame),
+        Kind::Refuse => again::<Refuse>(frame),
+        Kind::Calendar => again::<Calendar>(frame),
+        Kind::Enroll => again::<Enroll>(frame),
+        Kind::Enrolled => again::<Enrolled>(frame),
+    }
+}
+
+fn again<M: Message + DeserializeOwned>(frame: &Frame<'_>) {
+    let Ok(message) = decode::<M>(frame) else { return };
+    let mut buffer = [0; FRAME_BYTES_MAX];
+    let length = encode(&message, &mut buffer).expect("what fitted a frame once fits again");
+    let (frame, _) = Frame::parse(&buffer[..length]).expect("a frame of our own is right");
+    assert!(decode::<M>(&frame).is_ok(), "a message of our own decodes");
+}
