@@ -14,9 +14,9 @@ use vedette_common::wire::{
 };
 use vedette_common::{AgentId, BootId, Lane, MonoMs, Now, RecordKey, Sequence, WallMs};
 
-/// Agents of the fleet, eight for each region.
+/// Agents of the fleet, two for each of 64 regions.
 const AGENTS: usize = 128;
-const AGENTS_PER_REGION: usize = 8;
+const AGENTS_PER_REGION: usize = 2;
 /// Devices and stacks of each agent's cells.
 const DEVICES: usize = 8;
 const STACKS: usize = CELLS_MAX / DEVICES;
