@@ -23,8 +23,8 @@ use crate::drive::{Driver, Order, Outlets};
 use crate::enroll::{Enroller, unix_ms};
 use crate::http::{self, CoreCounts, Health};
 use crate::limits::{CORE_QUEUE_MAX, HISTORY_SWEEP, SERVER_CERTIFICATE_RENEWAL, STOP_TIMEOUT};
-use crate::listen::Reception;
 use crate::listen::quic::QuicListener;
+use crate::listen::{Input, Reception};
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::outbox::{self, Routes};
@@ -50,8 +50,7 @@ pub struct Service {
     outbox: Arc<Notify>,
     stop: watch::Sender<bool>,
     driver: JoinHandle<anyhow::Result<()>>,
-    servers: JoinSet<anyhow::Result<()>>,
-    helpers: JoinSet<anyhow::Result<()>>,
+    tasks: JoinSet<anyhow::Result<()>>,
     notifiers: JoinSet<()>,
     // Last, so that the next aggregator can start only when everything above is gone.
     _lock: File,
@@ -85,24 +84,11 @@ impl Service {
         let enroller = Arc::new(Enroller::start(authority, stores.writes.clone(), folder.clone()).await?);
         let metrics = Metrics::default();
         let (inputs, received) = mpsc::channel(CORE_QUEUE_MAX);
-        let reception = Reception {
-            enroller: Arc::clone(&enroller),
-            inputs,
-            metrics: metrics.clone(),
-            connections_max: usize::try_from(config.limits.connections_max).unwrap_or(usize::MAX),
-        };
+        let reception = reception(&config, &enroller, inputs, &metrics);
         let listener = Arc::new(QuicListener::bind(config.listen.quic, reception)?);
         let web = http::bind(config.listen.http).await?;
         let http_address = web.local_addr()?;
-
-        let (snapshots, pictures) =
-            watch::channel(Arc::new(Aggregator::new(config.core_settings()).snapshot()));
-        let outlets = Outlets {
-            snapshots,
-            outbox: Arc::new(Notify::new()),
-            ready: Arc::new(AtomicBool::new(true)),
-            metrics: metrics.clone(),
-        };
+        let (outlets, pictures) = outlets(&config, &metrics);
         let (stop, stopping) = watch::channel(false);
         let (orders, ordered) = mpsc::channel(ORDERS_MAX);
         let driver = Driver::restore(
@@ -120,21 +106,13 @@ impl Service {
         let desk = Desk::new(pictures.clone(), stores.reads.clone(), configs.clone());
         let health = health(&metrics, &outlets, pictures);
         let router = http::router(health).merge(api::router(desk.clone()));
-        let mut servers = JoinSet::new();
-        servers.spawn(async move { Ok(http::serve(web, router, stopping).await?) });
-        let accepting = Arc::clone(&listener);
-        servers.spawn(async move {
-            accepting.serve().await;
-            Ok(())
-        });
-        let mut helpers = JoinSet::new();
-        let watched = schedule::watch(stores.reads.clone(), configs.clone(), orders.clone());
-        helpers.spawn(async move { Ok(watched.await?) });
-        servers.spawn(async move {
-            desk.watch().await;
-            Ok(())
-        });
-        helpers.spawn(sweep_history(stores.writes.clone(), configs));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { Ok(http::serve(web, router, stopping).await?) });
+        tasks.spawn(run_listener(Arc::clone(&listener)));
+        tasks.spawn(watch_desk(desk));
+        let watched = schedule::watch(stores.reads, configs.clone(), orders.clone());
+        tasks.spawn(async move { Ok(watched.await?) });
+        tasks.spawn(sweep_history(stores.writes.clone(), configs));
 
         let mut service = Self {
             folder,
@@ -149,8 +127,7 @@ impl Service {
             outbox: outlets.outbox,
             stop,
             driver,
-            servers,
-            helpers,
+            tasks,
             notifiers: JoinSet::new(),
             _lock: lock,
         };
@@ -216,8 +193,7 @@ impl Service {
     pub async fn failed(&mut self) -> anyhow::Error {
         let ended = tokio::select! {
             ended = &mut self.driver => ended,
-            Some(ended) = self.servers.join_next() => ended,
-            Some(ended) = self.helpers.join_next() => ended,
+            Some(ended) = self.tasks.join_next() => ended,
         };
         match ended {
             Ok(Ok(())) => anyhow!("a part of the aggregator ended by itself"),
@@ -231,14 +207,13 @@ impl Service {
     /// # Errors
     /// When that took longer than [`STOP_TIMEOUT`], or the store failed.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let Self { listener, stop, driver, mut servers, mut helpers, mut notifiers, store_threads, .. } = {
+        let Self { listener, stop, driver, mut tasks, mut notifiers, store_threads, .. } = {
             self.listener.stop();
             self
         };
         stop.send_replace(true);
         let driven = timeout(STOP_TIMEOUT, driver).await.context("the core's task did not stop in time")?;
-        servers.shutdown().await;
-        helpers.shutdown().await;
+        tasks.shutdown().await;
         notifiers.shutdown().await;
         if let Some(listener) = Arc::into_inner(listener) {
             listener.finish().await;
@@ -267,6 +242,42 @@ fn health(metrics: &Metrics, outlets: &Outlets, pictures: watch::Receiver<Arc<Sn
     let page = metrics.page();
     page.add(Box::new(CoreCounts::new(pictures)));
     Health { ready: Arc::clone(&outlets.ready), page: Arc::new(page) }
+}
+
+fn reception(
+    config: &Config,
+    enroller: &Arc<Enroller>,
+    inputs: mpsc::Sender<Input>,
+    metrics: &Metrics,
+) -> Reception {
+    Reception {
+        enroller: Arc::clone(enroller),
+        inputs,
+        metrics: metrics.clone(),
+        connections_max: usize::try_from(config.limits.connections_max).unwrap_or(usize::MAX),
+    }
+}
+
+fn outlets(config: &Config, metrics: &Metrics) -> (Outlets, watch::Receiver<Arc<Snapshot>>) {
+    let empty = Aggregator::new(config.core_settings()).snapshot();
+    let (snapshots, pictures) = watch::channel(Arc::new(empty));
+    let outlets = Outlets {
+        snapshots,
+        outbox: Arc::new(Notify::new()),
+        ready: Arc::new(AtomicBool::new(true)),
+        metrics: metrics.clone(),
+    };
+    (outlets, pictures)
+}
+
+async fn run_listener(listener: Arc<QuicListener>) -> anyhow::Result<()> {
+    listener.serve().await;
+    Ok(())
+}
+
+async fn watch_desk(desk: Desk) -> anyhow::Result<()> {
+    desk.watch().await;
+    Ok(())
 }
 
 /// Removes history past its retention, once an hour.
