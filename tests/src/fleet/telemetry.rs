@@ -211,7 +211,7 @@ mod tests {
             let mut out = String::new();
             for interval in Telemetry::new(&fleet).take(3) {
                 interval.samples.iter().for_each(|sample| {
-                    write_lines(&mut out, &fleet, sample, interval.from_s * 1_000_000_000, true)
+                    write_lines(&mut out, &fleet, sample, interval.from_s * 1_000_000_000, true);
                 });
             }
             out
