@@ -197,11 +197,18 @@ impl Aggregator {
             self.changed.regions.extend(&touched.regions);
         }
         // Only roll-ups say that a window is complete: deviations of the same window travel ahead of them.
-        if summary.key.lane == Lane::RollUps {
-            for region in touched.regions {
-                let name = self.fleet.names.regions.get(region);
-                self.sessions.report(agent, name, summary.window_start);
+        let complete = summary.key.lane == Lane::RollUps;
+        for key in &touched.windows {
+            let Some(window) = self.windows.get_mut(key) else { continue };
+            if complete {
+                window.ahead.remove(agent);
+            } else {
+                window.ahead.insert(agent.clone());
             }
+        }
+        for region in touched.regions.iter().filter(|_| complete) {
+            let name = self.fleet.names.regions.get(*region);
+            self.sessions.report(now, agent, name, summary.window_start);
         }
         self.changed.windows.extend(touched.windows);
         self.make_room();
@@ -227,6 +234,11 @@ impl Aggregator {
     fn due_at(&self, window: &PendingWindow) -> WallMs {
         let timing = &self.settings.timing;
         let latest = window.first_at.plus_ms(timing.lateness_ms);
+        let ahead = window.ahead.iter().filter_map(|agent| self.sessions.get(agent)).filter(|s| !s.silent);
+        if let Some(rolled_up_at) = ahead.map(|session| session.rolled_up_at).max() {
+            // Its roll-ups are on their way as long as earlier ones keep coming.
+            return latest.max(rolled_up_at.plus_ms(timing.lateness_ms));
+        }
         let awaited = self.sessions.iter().any(|session| session.is_awaited_for(window));
         if awaited { latest } else { window.last_at.plus_ms(timing.settle_ms).min(latest) }
     }

@@ -63,6 +63,8 @@ pub struct Session {
     /// Regions it reported, with the start of the latest window.
     pub(crate) regions: BTreeMap<String, WallMs>,
     pub(crate) last_heard_at: WallMs,
+    /// When its latest roll-ups came.
+    pub(crate) rolled_up_at: WallMs,
     pub(crate) clock_ahead_ms: i64,
     pub(crate) missing: u64,
     pub(crate) heartbeat: Option<Heartbeat>,
@@ -79,6 +81,7 @@ impl Session {
             window_ms: 0,
             regions: BTreeMap::new(),
             last_heard_at: now.wall,
+            rolled_up_at: now.wall,
             clock_ahead_ms: 0,
             missing: 0,
             heartbeat: None,
@@ -148,8 +151,9 @@ impl Sessions {
     }
 
     /// `agent` has reported the window of `region` that begins at `start`.
-    pub(crate) fn report(&mut self, agent: &AgentId, region: &str, start: WallMs) {
+    pub(crate) fn report(&mut self, now: Now, agent: &AgentId, region: &str, start: WallMs) {
         let Some(session) = self.agents.get_mut(agent) else { return };
+        session.rolled_up_at = now.wall;
         match session.regions.get_mut(region) {
             Some(latest) => *latest = start.max(*latest),
             None => drop(session.regions.insert(region.into(), start)),

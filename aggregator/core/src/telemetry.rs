@@ -87,7 +87,10 @@ pub(crate) fn missing(fleet: &Fleet, bench: &Bench<'_>) -> Vec<Finding> {
         let mut by_reporter: BTreeMap<&str, Vec<&Cell>> = BTreeMap::new();
         let gone = region.cells.iter().filter(|c| region.is_missing(c, bench.window.start, timing));
         for cell in gone.filter(|c| !bench.case.silent.contains(&c.reporter)) {
-            by_reporter.entry(fleet.names.reporters.get(cell.reporter)).or_default().push(cell);
+            let reporter = fleet.names.reporters.get(cell.reporter);
+            if !bench.window.ahead.iter().any(|agent| agent.as_str() == reporter) {
+                by_reporter.entry(reporter).or_default().push(cell);
+            }
         }
         findings
             .extend(by_reporter.into_iter().map(|(agent, cells)| find_missing(fleet, region, agent, &cells)));

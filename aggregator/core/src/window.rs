@@ -2,11 +2,11 @@
 //!
 //! It must never judge. The hard case is a window that some agents have not reported: it waits for those that keep
 //! pace, for a limited time, and what comes after that is late and counted.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use vedette_common::WallMs;
 use vedette_common::wire::{Phase, Shape};
+use vedette_common::{AgentId, WallMs};
 
 /// Observed and expected sums of one series over one window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -71,11 +71,20 @@ pub struct PendingWindow {
     pub(crate) last_at: WallMs,
     /// By index of the region.
     pub(crate) regions: BTreeMap<u16, RegionWindow>,
+    /// Agents whose deviations came ahead of their roll-ups, as they do after an outage: both lanes drain apart.
+    pub(crate) ahead: BTreeSet<AgentId>,
 }
 
 impl PendingWindow {
     pub(crate) fn new(start: WallMs, window_ms: u32, now: WallMs) -> Self {
-        Self { start, window_ms, first_at: now, last_at: now, regions: BTreeMap::new() }
+        Self {
+            start,
+            window_ms,
+            first_at: now,
+            last_at: now,
+            regions: BTreeMap::new(),
+            ahead: BTreeSet::new(),
+        }
     }
 
     pub(crate) fn end(&self) -> WallMs {
