@@ -2,6 +2,7 @@
 //!
 //! It must never pass because nothing was counted or nothing happened: the counter is proved first, and
 //! scores, windows, deviations, new series, evictions and bad input all have to occur.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fmt::Write;
 

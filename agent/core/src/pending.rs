@@ -10,7 +10,7 @@ use vedette_common::{
 use crate::names::NameId;
 
 /// One deviation of one series in one window. 56 bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Pending {
     pub(crate) slot: u32,
     pub(crate) row: u32,

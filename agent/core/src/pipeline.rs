@@ -191,7 +191,7 @@ impl<'m> Pipeline<'m> {
             tally.lines += 1;
             match format {
                 Format::LineProtocol(precision) => {
-                    self.handle_line(now, precision, defaults, line, &mut tally)
+                    self.handle_line(now, precision, defaults, line, &mut tally);
                 }
                 Format::StatsD => self.handle_statsd(now, defaults, line, &mut tally),
             }

@@ -2,6 +2,7 @@
 //!
 //! It must never look inside: what is checked here is what the agent and replay rely on. The hard cases are the
 //! sums (nothing is lost without a reason) and windows that close while observations are late.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use proptest::prelude::*;
 use vedette_agent_core::key::{DefaultTags, Observation};

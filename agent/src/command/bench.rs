@@ -296,11 +296,8 @@ mod tests {
                 );
             }
             let now = Moment::new(START.plus_ms(1 << 30), 0);
-            let ready = states.iter_mut().filter(|one| {
-                let score = one.state.update(now, 100.0, Learning::Normal);
-                score.ready
-            });
-            assert_eq!(ready.count(), series);
+            let ready = states.iter_mut().map(|one| one.state.update(now, 100.0, Learning::Normal).ready);
+            assert_eq!(ready.filter(|ready| *ready).count(), series);
         }
     }
 }

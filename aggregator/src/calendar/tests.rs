@@ -144,9 +144,12 @@ fn occurrences_past_the_limit_are_dropped_latest_first_and_counted() {
     assert_eq!(expansion.occurrences[0].from, at("2026-01-01T12:00:00Z"));
 }
 
+/// Lines of an event, and whether a problem is the one that they are.
+type Nonsense = (&'static str, fn(&Problem) -> bool);
+
 #[test]
 fn nonsense_is_named_and_typed() {
-    let cases: [(&str, fn(&Problem) -> bool); 13] = [
+    let cases: [Nonsense; 13] = [
         ("UID:a", |it| *it == Problem::NoStart),
         ("DTSTART:yesterday\nDURATION:PT1H", |it| matches!(it, Problem::BadTime { property: "DTSTART", .. })),
         ("DTSTART:20260231T100000Z\nDURATION:PT1H", |it| matches!(it, Problem::BadTime { .. })),

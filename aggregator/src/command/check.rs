@@ -13,7 +13,7 @@ pub(super) struct Arguments {
     config: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(arguments.config.as_deref())?;
     let mut out = std::io::stdout();
     writeln!(out, "# Effective values; headers of webhooks are left out.\n{}", toml::to_string(&config)?)?;

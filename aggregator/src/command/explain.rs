@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     config: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(arguments.config.as_deref())?;
     let store = Store::open(&StateFolder::open(&config.state_dir)?)?;
     let states = store.incident(&arguments.id)?;

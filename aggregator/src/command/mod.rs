@@ -63,10 +63,10 @@ pub(crate) fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match arguments.command {
         Command::Run(arguments) => run::run(arguments),
-        Command::Check(arguments) => check::run(arguments),
-        Command::Replay(arguments) => replay::run(arguments),
-        Command::Bench(arguments) => bench::run(arguments),
-        Command::Explain(arguments) => explain::run(arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Silence(command) => silence::run(command),
         Command::Calendar(command) => calendar::run(command),
         Command::Token(command) => token::run(command),

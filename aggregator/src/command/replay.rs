@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     ledger: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(Some(&arguments.config))?;
     let (calendar, mistakes) = match &arguments.calendar {
         Some(file) => super::calendar::read(file)?,

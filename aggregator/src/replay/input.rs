@@ -54,6 +54,7 @@ pub enum InputError {
 }
 
 /// What a line says.
+#[allow(clippy::large_enum_variant, reason = "one at a time, and only for as long as its line is read")]
 pub(super) enum Body<'a> {
     /// A line of line protocol.
     LineProtocol {
