@@ -23,7 +23,7 @@ pub struct DeviationSettings {
     /// A deviation begins at this combined score, `[0, 1]`, when the strain is at least `strain_ongoing`;
     /// default 0.5.
     pub combined_onset: f32,
-    /// Or at this strain, whatever the score, at least 0; default 6.
+    /// Or at this strain, whatever the score, at least 0; default 5.
     pub strain_onset: f32,
     /// It lasts while the strain is at least this, between 0 and `strain_onset`; default 3.
     pub strain_ongoing: f32,
@@ -33,7 +33,7 @@ pub struct DeviationSettings {
 
 impl Default for DeviationSettings {
     fn default() -> Self {
-        DeviationSettings { combined_onset: 0.5, strain_onset: 6.0, strain_ongoing: 3.0, calm_ms: 600_000 }
+        DeviationSettings { combined_onset: 0.5, strain_onset: 5.0, strain_ongoing: 3.0, calm_ms: 600_000 }
     }
 }
 

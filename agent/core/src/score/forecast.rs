@@ -23,8 +23,12 @@ const HOUR_S: f32 = 3_600.0;
 const VISITS_MIN: f32 = 0.25;
 const VISITS_DAY_MAX: f32 = 6.0;
 const VISITS_WEEK_MAX: f32 = 4.0;
+/// Observations closer than about this, in seconds, hardly begin an hour each.
+const BEGIN_TAU_S: f32 = 100.0;
 /// Bounds of the level of these days against that of the profile.
 const RATIO_MAX: f32 = 8.0;
+/// A profile is stored to about this share of its size, and is never trusted further.
+const RESOLUTION: f32 = 1.0 / 512.0;
 /// How far below and above its mean size a series is taken to scale its noise.
 const SCALE_MAX: f32 = 10.0;
 
@@ -140,10 +144,11 @@ impl Forecast {
     /// a mean with a much worse expert would be biased at the same hours each week.
     #[inline]
     fn weights(&self) -> [f32; EXPERTS] {
-        let floor = self.error_floor();
-        let best = self.errors[0].min(self.errors[1]).min(self.errors[2]) + floor;
-        self.errors.map(|error| {
-            let share = best / (error + floor);
+        let (floor, resolution) = (self.error_floor(), RESOLUTION * self.size);
+        let errors = [self.errors[0] + floor, self.errors[1] + resolution, self.errors[2] + resolution];
+        let best = errors[0].min(errors[1]).min(errors[2]);
+        errors.map(|error| {
+            let share = best / error;
             let square = share * share;
             (square * square * square).max(1.0e-12)
         })
@@ -196,8 +201,17 @@ impl Forecast {
         let week_rate = rate(step_s, HOUR_S * visits(WEEK, VISITS_WEEK_MAX));
         let floor = self.error_floor();
         let errors = [1, 2].map(|j| clip(x - round.experts[j], pace.clip, self.errors[j] + floor));
-        self.day.learn(round.day, errors[0], x, day_rate, step.random);
-        self.week.learn(round.week, errors[1], x, week_rate, step.random.rotate_left(7));
+        let begins = [1, 2].map(|j| self.begin(x, round.experts[j], step));
+        self.day.learn(round.day, errors[0], begins[0], day_rate, step.random);
+        self.week.learn(round.week, errors[1], begins[1], week_rate, step.random.rotate_left(7));
+    }
+
+    /// Where an hour never seen begins, when `said` was forecast without it: near the value where an hour is a
+    /// few observations, near the forecast where it is many, for one value of many is mostly noise or of a fault.
+    fn begin(&self, x: f32, said: f32, step: &Step) -> f32 {
+        let share = rate(step.step_s, BEGIN_TAU_S);
+        let bound = said.abs() + 4.0 * self.errors[0];
+        (said + share * share * (x - said).clamp(-bound, bound)) / self.ratio
     }
 }
 

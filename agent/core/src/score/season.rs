@@ -82,12 +82,12 @@ impl<const H: usize> Profile<H> {
 
     #[inline]
     fn move_slot(&mut self, slot: usize, share: f32, error: f32, begin: f32, rate: f32, random: u32) {
-        let old = self.slots[slot];
-        if old != UNSEEN {
-            self.slots[slot] = shorten(widen(old) + rate * share * error, random);
-        } else if share >= 0.5 {
-            self.slots[slot] = shorten(begin, random);
-        }
+        let old = match self.slots[slot] {
+            UNSEEN if share < 0.5 => return,
+            UNSEEN => begin,
+            seen => widen(seen),
+        };
+        self.slots[slot] = shorten(old + rate * share * error, random);
     }
 }
 

@@ -6,8 +6,10 @@
 
 use super::cadence;
 
-/// Time constant, in seconds, of the mean of recent errors, and the most that one error weighs.
+/// Time constant, in seconds, of the mean of recent errors.
 const RECENT_TAU_S: f32 = 1_200.0;
+/// The least and the most that one error weighs: however fast or slow a series, a handful of observations tell.
+const RECENT_RATE_MIN: f32 = 0.13;
 const RECENT_RATE_MAX: f32 = 0.25;
 /// The usual size of that mean counts as at least this, in usual errors.
 const USUAL_FLOOR: f32 = 0.2;
@@ -23,6 +25,8 @@ const PATIENCE_S: f32 = 28_800.0;
 const PATIENCE_OVER_S: f32 = 14_400.0;
 /// While younger than this many observations, errors teach whatever their size.
 const YOUNG: u16 = 40;
+/// And while younger than this, they put nothing under strain.
+const STARTING: u16 = 10;
 
 /// How to learn from an observation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,7 +74,9 @@ impl Strain {
     /// and says how to learn from it.
     #[inline]
     pub(super) fn observe(&mut self, error: f32, step_s: f32, n: u16) -> Pace {
-        let rate = cadence::rate(step_s, RECENT_TAU_S).max(1.0 / f32::from(n)).min(RECENT_RATE_MAX);
+        let rate = cadence::rate(step_s, RECENT_TAU_S).clamp(RECENT_RATE_MIN, RECENT_RATE_MAX);
+        // The first errors have no usual size to be compared with.
+        let rate = if n <= STARTING { 0.0 } else { rate };
         self.recent += rate * (error.clamp(-ERROR_MAX, ERROR_MAX) - self.recent);
         let abnormal = error.abs() > ABNORMAL_ERROR || self.size().abs() > ABNORMAL_STRAIN;
         let passed_s = if abnormal { step_s } else { -step_s };

@@ -101,6 +101,90 @@ impl Run {
     }
 }
 
+/// Steady counts of one mean at one interval.
+struct Steady {
+    series: SeriesState,
+    deviation: DeviationState,
+    dice: Dice,
+    at_s: i64,
+    step_s: i64,
+}
+
+impl Steady {
+    fn new(seed: u64, step_s: i64) -> Self {
+        let mut dice = Dice(seed * 0x9e37_79b9 + 1);
+        (0..20).for_each(|_| _ = dice.uniform());
+        let at_s = 1_771_977_600 + seed as i64 * 4_711;
+        Steady { series: SeriesState::new(seed as u32), deviation: DeviationState::new(), dice, at_s, step_s }
+    }
+
+    /// One observation: its phase and its forecast.
+    fn observe(&mut self, mean: f64) -> (Option<Phase>, f64) {
+        let value = self.dice.count(mean);
+        let score = self.series.update(moment(self.at_s), value, Learning::Normal);
+        let at = WallMs(self.at_s * 1_000);
+        let course = self.deviation.step(&DeviationSettings::default(), at, value, &score, false);
+        self.at_s += self.step_s;
+        (course.map(|c| c.phase), f64::from(score.expected))
+    }
+
+    /// Observations until this phase, at most so many.
+    fn until(&mut self, phase: Phase, mean: f64, most: usize) -> usize {
+        (1..=most).find(|_| self.observe(mean).0 == Some(phase)).unwrap_or(usize::MAX)
+    }
+}
+
+const STEPS_S: [i64; 5] = [1, 10, 60, 300, 3_600];
+
+#[test]
+fn a_jump_begins_and_ends_a_deviation_at_every_interval() {
+    for (seed, step_s) in (1..=10).flat_map(|seed| STEPS_S.map(|step_s| (seed, step_s))) {
+        let mut series = Steady::new(seed, step_s);
+        (0..100).for_each(|_| _ = series.observe(200.0));
+        let onset = series.until(Phase::Onset, 1_800.0, 10);
+        assert!(onset <= 3, "every {step_s} s, seed {seed}: onset at {onset}");
+        // A working day later it would be the new level.
+        let fault = (4 * 3_600 / step_s).clamp(1, 60);
+        let lasts = (0..fault).all(|_| series.observe(1_800.0).0 == Some(Phase::Ongoing));
+        assert!(lasts, "every {step_s} s, seed {seed}");
+        let calm = DeviationSettings::default().calm_ms / 1_000 / step_s;
+        let ended = series.until(Phase::Ended, 200.0, 700);
+        assert!(ended <= calm as usize + 20, "every {step_s} s, seed {seed}: ended after {ended}");
+    }
+}
+
+#[test]
+fn a_drop_of_fast_counts_shows_and_the_forecast_stays() {
+    let mut late = 0;
+    for (seed, step_s) in (1..=10).flat_map(|seed| [1, 10].map(|step_s| (seed, step_s))) {
+        for (mean, share) in [(50.0, 0.4), (50.0, 0.1), (200.0, 0.4), (1_000.0, 0.4), (1_000.0, 0.1)] {
+            let mut series = Steady::new(seed, step_s);
+            (0..100).for_each(|_| _ = series.observe(mean));
+            let onset = series.until(Phase::Onset, share * mean, 60);
+            assert!(onset <= 60, "every {step_s} s, {mean} times {share}, seed {seed}: no onset");
+            late += u32::from(onset > 6);
+            for n in onset..60 {
+                let ratio = series.observe(share * mean).1 / mean;
+                assert!((ratio - 1.0).abs() < 0.1, "every {step_s} s, {mean} times {share}: {ratio} at {n}");
+            }
+        }
+    }
+    assert!(late <= 5, "{late} of 100 later than six observations");
+}
+
+#[test]
+fn noise_at_any_interval_raises_little() {
+    for step_s in STEPS_S {
+        let mut onsets = 0;
+        for seed in 1..=4 {
+            let mut series = Steady::new(seed, step_s);
+            (0..100).for_each(|_| _ = series.observe(200.0));
+            onsets += (0..5_000).filter(|_| series.observe(200.0).0 == Some(Phase::Onset)).count();
+        }
+        assert!(onsets <= 4, "every {step_s} s: {onsets} false deviations in 20,000 observations");
+    }
+}
+
 #[test]
 fn the_forecast_of_clean_counts_is_unbiased_and_raises_little() {
     for seed in 1..6 {
@@ -186,7 +270,7 @@ fn a_long_life_neither_fills_nor_goes_blind() {
     assert!(spike.combined > 0.5, "{spike:?}");
 }
 
-const GOLDEN: u64 = 0x8580_8fc2_dd6c_9986;
+const GOLDEN: u64 = 0x2a4a_be29_1e1b_53de;
 
 /// FNV-1a over the bits of every score: the same on every target, and changed only on purpose.
 #[test]
