@@ -127,6 +127,11 @@ impl Forecast {
         Forecasted { expected, residual, strain: self.strain.size() }
     }
 
+    /// The usual error when the series is at its mean size.
+    pub(super) fn usual(&self) -> f32 {
+        self.usual
+    }
+
     /// Asks the experts, and blends what they say.
     #[inline]
     fn ask(&self, moment: Moment) -> Round {

@@ -47,13 +47,12 @@ impl Draw {
     }
 }
 
-/// Counters over `[low, high]`, for one stream of numbers.
+/// Counters over a range, for one stream of numbers.
 #[repr(C)]
 #[derive(Clone, Debug)]
 pub(super) struct Histogram {
     low: f32,
-    high: f32,
-    /// Bins for each unit: `BINS / (high - low)`.
+    /// Bins for each unit; the range reaches from `low` over all of them.
     bins_per_unit: f32,
     mean: f32,
     counters: [u8; BINS],
@@ -61,7 +60,7 @@ pub(super) struct Histogram {
 
 impl Histogram {
     pub(super) const fn new() -> Self {
-        Histogram { low: 0.0, high: 0.0, bins_per_unit: 0.0, mean: 0.0, counters: [0; BINS] }
+        Histogram { low: 0.0, bins_per_unit: 0.0, mean: 0.0, counters: [0; BINS] }
     }
 
     /// The surprisal of `x` in nats under what was seen before, and then `x` counts as seen.
@@ -70,7 +69,8 @@ impl Histogram {
         if draw.n == 1 {
             self.begin(x);
         }
-        if x < self.low || x > self.high {
+        let position = (x - self.low) * self.bins_per_unit;
+        if !(0.0..=BINS as f32).contains(&position) {
             self.widen(x, draw.n);
         }
         let bin = self.bin(x);
@@ -78,6 +78,11 @@ impl Histogram {
         self.counters[bin] = morris::increment(self.counters[bin], draw.random);
         self.mean += (x - self.mean) * (1.0 / draw.n as f32).max(MEAN_RATE_MIN);
         surprisal
+    }
+
+    /// The width of the range, in the units of the stream.
+    pub(super) fn range(&self) -> f32 {
+        BINS as f32 / self.bins_per_unit
     }
 
     /// The bin of `x`; the casts saturate, so any number has one.
@@ -112,8 +117,12 @@ impl Histogram {
         self.set_range(x - margin, x + margin);
     }
 
+    fn high(&self) -> f32 {
+        self.low + self.range()
+    }
+
     fn set_range(&mut self, low: f32, high: f32) {
-        (self.low, self.high) = (low, high);
+        self.low = low;
         self.bins_per_unit = BINS as f32 / (high - low);
     }
 
@@ -122,8 +131,8 @@ impl Histogram {
     #[inline(never)]
     fn widen(&mut self, x: f32, n: u32) {
         let room = if n < YOUNG { 0.25 } else { 0.1 };
-        let reach = if n < YOUNG { f32::MAX } else { WIDENING_MAX * (self.high - self.low) };
-        let (mut low, mut high) = (self.low, self.high);
+        let reach = if n < YOUNG { f32::MAX } else { WIDENING_MAX * self.range() };
+        let (mut low, mut high) = (self.low, self.high());
         if x > high {
             high = (x + room * (x - low)).min(high + reach);
         } else {
@@ -135,7 +144,7 @@ impl Histogram {
     /// Halves all counts.
     #[cold]
     pub(super) fn halve(&mut self) {
-        self.rebin(self.low, self.high, HALF, 1);
+        self.rebin(self.low, self.high(), HALF, 1);
         self.narrow();
     }
 
@@ -146,7 +155,7 @@ impl Histogram {
         let first = first_beyond(self.counters.iter(), STRAY_SHARE * total);
         let end = BINS - first_beyond(self.counters.iter().rev(), STRAY_SHARE * total);
         if first < end && end - first <= CROWDED_BINS {
-            let width = (self.high - self.low) / BINS as f32;
+            let width = 1.0 / self.bins_per_unit;
             let (low, high) = (self.low + first as f32 * width, self.low + end as f32 * width);
             let room = 0.5 * (high - low);
             if high - low > 1.0e-5 * (low.abs() + high.abs()) {
@@ -158,7 +167,7 @@ impl Histogram {
     /// Moves all counts into bins over a new range, multiplied by `keep`; those of one bin are spread evenly
     /// over `parts` places.
     fn rebin(&mut self, low: f32, high: f32, keep: f32, parts: usize) {
-        let (old_low, width) = (self.low, (self.high - self.low) / BINS as f32);
+        let (old_low, width) = (self.low, 1.0 / self.bins_per_unit);
         let (step, share) = (width / parts as f32, keep / parts as f32);
         let mut mass = [0.0_f32; BINS];
         self.set_range(low, high);
@@ -222,7 +231,7 @@ mod tests {
     fn a_lone_outlier_widens_by_a_bounded_factor() {
         let mut histogram = Histogram::new();
         feed(&mut histogram, (0..200).map(|i| (i % 10) as f32).chain([1.0e15]));
-        assert!(histogram.high < 200.0, "{}", histogram.high);
+        assert!(histogram.high() < 200.0, "{}", histogram.high());
     }
 
     #[test]
@@ -232,7 +241,7 @@ mod tests {
         for _ in 0..20 {
             histogram.narrow();
         }
-        assert!(histogram.high < 1.0e14, "{}", histogram.high);
+        assert!(histogram.high() < 1.0e14, "{}", histogram.high());
         assert!(histogram.counters.iter().any(|c| *c > 0));
     }
 

@@ -23,6 +23,14 @@ pub const SERIES_STATE_BYTES_MAX: usize = 700;
 const AGE_MAX: u16 = 32_768;
 /// Every so many observations, ranges that outliers left too wide are narrowed.
 const REVIEW_EVERY: u16 = 512;
+/// So many latest values are a stretch, looked at as one.
+const STRETCH: u16 = 128;
+/// The spread of a stretch counts as at least this share of its values.
+const STRETCH_SPREAD_MIN: f32 = 0.02;
+/// A range of values this many times the spread of a whole stretch, and usual errors this many times, were
+/// learned from something else.
+const FOREIGN_RANGE: f32 = 1_000.0;
+const FOREIGN_ERROR: f32 = 10.0;
 
 const _: () = assert!(size_of::<SeriesState>() <= SERIES_STATE_BYTES_MAX);
 
@@ -36,6 +44,8 @@ pub struct SeriesState {
     n: u16,
     /// A value below zero was seen.
     signed: bool,
+    /// The least and the greatest value of the present stretch.
+    stretch: (f32, f32),
     rest: Rest,
     distribution: Distribution,
     residuals: Histogram,
@@ -51,6 +61,7 @@ impl SeriesState {
             random: (seed ^ 2_463_534_242) | 1,
             n: 0,
             signed: false,
+            stretch: (0.0, 0.0),
             rest: Rest::new(),
             distribution: Distribution::new(),
             residuals: Histogram::new(),
@@ -66,6 +77,7 @@ impl SeriesState {
     pub fn update(&mut self, moment: Moment, value: f64, learning: Learning) -> Score {
         let x = if value.is_nan() { 0.0 } else { value.clamp(-VALUE_MAX, VALUE_MAX) as f32 };
         let step_s = self.advance(moment.at.0);
+        self.look_back(x);
         self.signed |= x < 0.0;
         let draw = self.draw();
         let step = Step {
@@ -94,6 +106,28 @@ impl SeriesState {
         self.n += 1;
         let step_s = self.last.advance(now_ms);
         if self.n == 1 { 0.0 } else { step_s }
+    }
+
+    /// Watches over stretches, and begins anew when what was learned has nothing to do with a whole one: a
+    /// series that began with garbage would otherwise need many days to see again.
+    #[inline]
+    fn look_back(&mut self, x: f32) {
+        let (low, high) = if self.n % STRETCH == 1 { (x, x) } else { self.stretch };
+        self.stretch = (low.min(x), high.max(x));
+        if self.n % STRETCH == 0 && self.is_foreign() {
+            *self = SeriesState { last: self.last, n: 1, ..SeriesState::new(self.random) };
+            self.stretch = (x, x);
+        }
+    }
+
+    #[cold]
+    fn is_foreign(&mut self) -> bool {
+        let (low, high) = self.stretch;
+        let spread = (high - low).max(STRETCH_SPREAD_MIN * low.abs().max(high.abs()));
+        // Of a series that rests at zero nothing can be said.
+        spread > 0.0
+            && self.distribution.values().range() > FOREIGN_RANGE * spread
+            && self.forecast.usual() > FOREIGN_ERROR * spread
     }
 
     fn each_histogram(&mut self, f: impl Fn(&mut Histogram)) {
