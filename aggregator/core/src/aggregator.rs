@@ -190,7 +190,13 @@ impl Aggregator {
             limits: &self.settings.limits,
             counts: &mut self.counts,
         };
-        let touched = intake.take(now, agent, summary);
+        let known = self.sessions.get(agent).map(|session| &session.regions).into_iter().flatten();
+        let known: Vec<&str> = if summary.cells.is_empty() {
+            known.map(|(region, _)| region.as_str()).collect()
+        } else {
+            Vec::new()
+        };
+        let touched = intake.take(now, agent, summary, &known);
         self.counts.summaries += 1;
         if touched.lattice {
             self.changed.names = true;
@@ -277,9 +283,8 @@ impl Aggregator {
             silent: &silent,
         };
         let findings = judge::judge(&mut self.fleet, &mut self.memory, &case, &window);
-        let cells = self.fleet.cell_names();
         let regions = window.regions.keys().map(|region| self.fleet.names.regions.get(*region)).collect();
-        let judged = Judged { end: window.end(), regions, cells: &cells };
+        let judged = Judged { end: window.end(), regions, sizes: self.fleet.names.sizes() };
         let settings = &self.settings;
         let (judgement, incidents_max) = (&settings.judgement, settings.limits.incidents_max);
         let told = self.journal.step(findings, &judged, judgement, incidents_max, &mut self.counts);

@@ -56,7 +56,7 @@ impl Tally {
 
 /// Compares the errors of the cells that `inside` picks (by device and stack) with the others of `regions`.
 /// Without an outside, the inside is compared with its expectation and has to be raised strongly, by `strongly`.
-/// None when no metric has the role of errors, or when there are too few errors to say anything.
+/// None when nothing of these regions is measured in the role of errors; too few errors to say anything are not raised.
 pub(crate) fn weigh(
     fleet: &Fleet,
     roles: &Roles,
@@ -96,18 +96,32 @@ fn weigh_metric(
     let horizons = if alone { &tallies[..1] } else { &tallies[..] };
     let threshold = if alone { strongly } else { raised };
     let name = fleet.names.metrics.get(metric);
-    let compared =
-        horizons.iter().filter_map(|[inner, outer]| compare(name, *inner, *outer, alone, threshold));
-    compared.reduce(|best, next| if next.significance > best.significance { next } else { best })
+    let compared = horizons.iter().map(|[inner, outer]| compare(name, *inner, *outer, alone, threshold));
+    let best = compared.reduce(|best, next| if next.significance > best.significance { next } else { best });
+    best.filter(|_| tallies[0][0].expected > 0.0)
 }
 
-fn compare(metric: &str, inner: Tally, outer: Tally, alone: bool, threshold: f64) -> Option<ErrorEvidence> {
-    (inner.observed + inner.expected >= ERRORS_MIN).then_some(())?;
+/// Whether the independent stacks of a whole region share raised errors: a stack or device that fails by itself does not
+/// make it everybody's failure. None when errors are not measured there.
+pub(crate) fn weigh_common(
+    fleet: &Fleet,
+    roles: &Roles,
+    region: u16,
+    (raised, strongly): (f64, f64),
+) -> Option<ErrorEvidence> {
+    let weighed = weigh(fleet, roles, &[region], &|_, _, _| true, (raised, strongly))?;
+    let metric = fleet.names.metrics.find(&weighed.metric)?;
+    let shared = fleet.get(region)?.common_modes.get(&metric).map_or(0.0, |mode| mode.value);
+    Some(ErrorEvidence { inside: shared, raised: weighed.raised && shared >= strongly, ..weighed })
+}
+
+fn compare(metric: &str, inner: Tally, outer: Tally, alone: bool, threshold: f64) -> ErrorEvidence {
     let (inside, outside) = (inner.log_ratio(), if alone { 0.0 } else { outer.log_ratio() });
     let variance = inner.variance() + if alone { 0.0 } else { outer.variance() } + SPREAD * SPREAD;
     let significance = (inside - outside) / variance.sqrt();
-    let raised = inside - outside >= threshold && significance >= SIGNIFICANCE_MIN;
-    Some(ErrorEvidence { metric: metric.into(), inside, outside, significance, threshold, raised })
+    let enough = inner.observed + inner.expected >= ERRORS_MIN;
+    let raised = enough && inside - outside >= threshold && significance >= SIGNIFICANCE_MIN;
+    ErrorEvidence { metric: metric.into(), inside, outside, significance, threshold, raised }
 }
 
 impl Series {

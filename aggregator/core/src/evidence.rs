@@ -112,6 +112,9 @@ pub struct Evidence {
     /// The calendar entries that covered the region and time.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub calendar: Vec<String>,
+    /// Whether an event that was told of one of its regions is not over.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub event_is_live: bool,
     /// The highest combined score among the series of the scope; 0 when none deviated by itself.
     #[serde(with = "rounded")]
     pub score: f64,
@@ -143,6 +146,7 @@ impl Evidence {
             windows: 0,
             errors: None,
             calendar: Vec::new(),
+            event_is_live: false,
             score: 0.0,
             missing: None,
             reason: String::new(),

@@ -161,8 +161,7 @@ impl Bench<'_> {
         let cells: BTreeSet<CellPlace> = members.iter().map(|p| (p.region, p.device, p.stack)).collect();
         let groups: BTreeSet<u16> = members.iter().map(|p| p.group).collect();
         let judgement = &self.case.settings.judgement;
-        let weighed =
-            (settings.role != Role::Errors).then(|| self.weigh(fleet, &pooled.regions, Some(&cells)));
+        let weighed = (settings.role != Role::Errors).then(|| self.weigh(fleet, &pooled.regions, &cells));
         let evidence = Evidence {
             common_mode: pooled.common_mode,
             residual: pooled.shift,
@@ -215,7 +214,7 @@ impl Bench<'_> {
             tolerance: deviation * judgement.significance,
             significance,
             peers: self.peers(fleet, &modes, &regions, &BTreeSet::new(), key),
-            errors: self.weigh(fleet, &regions, None),
+            errors: errors::weigh_common(fleet, &self.roles, key.region, self.errors_thresholds()),
             ..self.evidence(fleet, key.metric, settings.role, &regions, &members, mode.value)
         };
         let ruling = verdict::rule_common(&evidence, settings.alarm_on, judgement);
@@ -227,18 +226,28 @@ impl Bench<'_> {
         })
     }
 
-    /// Errors of `cells` against those of the other cells of `regions`; of all cells against their expectation.
+    /// Errors of `cells` against those of the other cells of `regions`.
     fn weigh(
         &self,
         fleet: &Fleet,
         regions: &BTreeSet<u16>,
-        cells: Option<&BTreeSet<CellPlace>>,
+        cells: &BTreeSet<CellPlace>,
     ) -> Option<ErrorEvidence> {
-        let judgement = &self.case.settings.judgement;
-        let thresholds = (judgement.errors_raised, judgement.errors_strongly_raised);
         let regions: Vec<u16> = regions.iter().copied().collect();
-        let inside = |r, d, s| cells.is_none_or(|cells| cells.contains(&(r, d, s)));
-        errors::weigh(fleet, &self.roles, &regions, &inside, thresholds)
+        let inside = |r, d, s| cells.contains(&(r, d, s));
+        errors::weigh(fleet, &self.roles, &regions, &inside, self.errors_thresholds())
+    }
+
+    /// From where errors count as raised: against others, and without others to compare with.
+    fn errors_thresholds(&self) -> (f64, f64) {
+        let judgement = &self.case.settings.judgement;
+        (judgement.errors_raised, judgement.errors_strongly_raised)
+    }
+
+    /// Windows after which people are notified of what lasts and is not explained.
+    fn patience_windows(&self) -> u32 {
+        let judgement = &self.case.settings.judgement;
+        judgement.patience_windows.max(judgement.patience_ms.div_ceil(self.window.window_ms.max(1)))
     }
 
     /// The numbers that every finding of a metric has.
@@ -261,6 +270,7 @@ impl Bench<'_> {
             log_ratio: log_ratio(observed, expected, false).0,
             significance_threshold: self.case.settings.judgement.significance,
             calendar: self.calendar(fleet, regions),
+            event_is_live: self.has_live_event(fleet, regions),
             ..Evidence::nothing(Direction::of(shift))
         }
     }
@@ -279,7 +289,7 @@ impl Bench<'_> {
             scope,
             verdict: ruling.verdict,
             notify: ruling.notify,
-            notify_after: ruling.notify_after,
+            notify_after: ruling.patient.then(|| self.patience_windows()),
             at_once: ruling.at_once,
             weight: 0.0,
             started_at: self.window.start,

@@ -40,9 +40,16 @@ pub(crate) struct Touched {
 type Place = (u16, u32, (WallMs, u32));
 
 impl Intake<'_> {
-    /// Adds the rows of `summary` to the windows that they belong to.
-    pub(crate) fn take(&mut self, now: Now, agent: &AgentId, summary: &Summary) -> Touched {
+    /// Adds the rows of `summary` to the windows that they belong to. An empty one says of the regions that its agent
+    /// reported before, `known`, that there was nothing.
+    pub(crate) fn take(&mut self, now: Now, agent: &AgentId, summary: &Summary, known: &[&str]) -> Touched {
         let mut touched = Touched::default();
+        for name in known {
+            let Some(region) = self.fleet.names.regions.find(name) else { continue };
+            if self.window(now, region, summary, &mut touched).is_some() {
+                touched.regions.insert(region);
+            }
+        }
         let size_before = self.lattice_size();
         let strings = summary.strings.resolve();
         let reporter = self.fleet.names.reporters.intern(agent.as_str(), usize::from(u16::MAX)).unwrap_or(0);

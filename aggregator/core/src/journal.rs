@@ -28,8 +28,8 @@ pub(crate) struct Journal {
 pub(crate) struct Judged<'a> {
     pub(crate) end: WallMs,
     pub(crate) regions: BTreeSet<&'a str>,
-    /// Every cell of the lattice.
-    pub(crate) cells: &'a [CellNames<'a>],
+    /// How many regions, devices and stacks there are: what an empty list of a scope stands for.
+    pub(crate) sizes: [usize; 3],
 }
 
 impl Judged<'_> {
@@ -47,17 +47,25 @@ impl Scope {
     }
 }
 
-/// Shared cells over all cells of two scopes (Jaccard), or 1 where one lies inside the other.
-fn overlap(a: &Scope, b: &Scope, cells: &[CellNames<'_>]) -> f64 {
-    let (mut in_a, mut in_b, mut in_both) = (0u32, 0u32, 0u32);
-    for cell in cells {
-        let (hit_a, hit_b) = (a.holds(*cell), b.holds(*cell));
-        in_a += u32::from(hit_a);
-        in_b += u32::from(hit_b);
-        in_both += u32::from(hit_a && hit_b);
+/// Shared cells over all cells of two scopes (Jaccard), more where one lies inside the other. Counted as if every device
+/// and stack were in every region, so that the cost does not grow with the lattice.
+fn overlap(a: &Scope, b: &Scope, sizes: [usize; 3]) -> f64 {
+    let (mut in_a, mut in_b, mut in_both) = (1.0, 1.0, 1.0);
+    let dimensions = [(&a.region, &b.region), (&a.device, &b.device), (&a.stack, &b.stack)];
+    for ((of_a, of_b), size) in dimensions.into_iter().zip(sizes) {
+        let count = |names: &[String]| if names.is_empty() { size.max(1) } else { names.len() };
+        let both = match (of_a.is_empty(), of_b.is_empty()) {
+            (true, _) => count(of_b),
+            (_, true) => count(of_a),
+            _ => of_a.iter().filter(|name| of_b.contains(name)).count(),
+        };
+        in_a *= count(of_a) as f64;
+        in_b *= count(of_b) as f64;
+        in_both *= both as f64;
     }
-    let shared = f64::from(in_both) / f64::from((in_a + in_b - in_both).max(1));
-    if in_both > 0 && in_both == in_a.min(in_b) { shared.max(OVERLAP_MIN) } else { shared }
+    let shared = in_both / f64::max(in_a + in_b - in_both, 1.0);
+    let within = in_both > 0.0 && in_both >= in_a.min(in_b);
+    if within { shared.max(OVERLAP_MIN) } else { shared }
 }
 
 impl Journal {
@@ -89,8 +97,28 @@ impl Journal {
     ) -> Vec<Told> {
         let mut told = Vec::new();
         let mut shown = BTreeSet::new();
+        let mut lone = self.lone_by_scope();
+        let mut is_full = false;
         for finding in findings {
-            let Some(id) = self.place(&finding, &shown, judged, incidents_max, counts) else { continue };
+            let known = match finding.source {
+                Source::Lone => {
+                    lone.get(&finding.scope).filter(|id| self.incidents.contains_key(*id)).cloned()
+                }
+                _ => self.recognise(&finding, judged),
+            };
+            let id = match known {
+                // Two findings of one window in one incident: the first, stronger one speaks for it.
+                Some(known) if shown.contains(&known) => continue,
+                Some(known) => known,
+                None => {
+                    is_full = is_full || !self.has_room(judged.end, incidents_max);
+                    if is_full {
+                        counts.add(Reason::IncidentsFull, 1);
+                        continue;
+                    }
+                    self.begin(&finding, &mut lone)
+                }
+            };
             shown.insert(id.clone());
             if let Some(incident) = self.incidents.get_mut(&id) {
                 told.extend(incident.take(finding, judged.end, settings));
@@ -101,39 +129,33 @@ impl Journal {
         told
     }
 
-    /// The id of the incident that `finding` belongs to, begun now if there is none.
-    fn place(
-        &mut self,
-        finding: &Finding,
-        shown: &BTreeSet<String>,
-        judged: &Judged<'_>,
-        incidents_max: usize,
-        counts: &mut Counts,
-    ) -> Option<String> {
-        if let Some(known) = self.recognise(finding, judged) {
-            // Two findings of one window in one incident: the first, stronger one speaks for it.
-            return (!shown.contains(&known)).then_some(known);
-        }
-        let incident = Incident::new(finding);
-        if self.incidents.len() >= incidents_max && !self.make_room() {
-            counts.add(Reason::IncidentsFull, 1);
-            return None;
-        }
-        let id = incident.id.clone();
-        self.incidents.insert(id.clone(), incident);
-        Some(id)
+    /// The incidents about a single cell's deviations: each has the scope of its cell, and that scope alone.
+    fn lone_by_scope(&self) -> BTreeMap<Scope, String> {
+        let lone = self.incidents.values().filter(|incident| incident.source == Source::Lone);
+        lone.map(|incident| (incident.scope.clone(), incident.id.clone())).collect()
     }
 
+    /// Begins the incident of `finding`; gives its id.
+    fn begin(&mut self, finding: &Finding, lone: &mut BTreeMap<Scope, String>) -> String {
+        let incident = Incident::new(finding);
+        let id = incident.id.clone();
+        if finding.source == Source::Lone {
+            lone.insert(incident.scope.clone(), id.clone());
+        }
+        self.incidents.insert(id.clone(), incident);
+        id
+    }
+
+    /// The incident that `finding` goes on with: a live one before an ended one, then the one with most cells in common.
     fn recognise(&self, finding: &Finding, judged: &Judged<'_>) -> Option<String> {
-        // The same metric in the other direction is another trouble; a lone series may swing.
+        // The same metric in the other direction is another trouble.
         let same = |incident: &&Incident| {
             let turned = incident.direction != finding.evidence.direction
-                && incident.evidence.metric == finding.evidence.metric
-                && finding.source != Source::Lone;
+                && incident.evidence.metric == finding.evidence.metric;
             incident.source == finding.source && !turned
         };
         let score = |incident: &Incident| {
-            (incident.is_live(), overlap(&incident.scope, &finding.scope, judged.cells))
+            (incident.is_live(), overlap(&incident.scope, &finding.scope, judged.sizes))
         };
         let mut best: Option<(&Incident, (bool, f64))> = None;
         for incident in self.incidents.values().filter(same) {
@@ -171,12 +193,17 @@ impl Journal {
         over.iter().for_each(|id| drop(self.incidents.remove(id)));
     }
 
-    /// Forgets the incident that ended longest ago; false when every one is live.
-    fn make_room(&mut self) -> bool {
-        let ended = self.incidents.values().filter(|incident| !incident.is_live());
-        let Some(oldest) = ended.min_by_key(|i| (i.seen_at, i.id.clone())).map(|i| i.id.clone()) else {
+    /// Makes sure of room for one more: over the limit, the incident that ended longest ago is forgotten. False when every
+    /// one is live or was seen in the window that ends at `now`.
+    fn has_room(&mut self, now: WallMs, incidents_max: usize) -> bool {
+        if self.incidents.len() < incidents_max {
+            return true;
+        }
+        let ended = self.incidents.values().filter(|i| !i.is_live() && i.seen_at < now);
+        let Some(oldest) = ended.min_by(|a, b| (a.seen_at, &a.id).cmp(&(b.seen_at, &b.id))) else {
             return false;
         };
+        let oldest = oldest.id.clone();
         self.incidents.remove(&oldest);
         self.changed.insert(oldest);
         true

@@ -198,7 +198,7 @@ impl<'a> Bench<'a> {
         let is_live =
             |key: ScopeKey| !self.live.is_empty() && self.live.contains(&self.scope(fleet, key, None));
         scopes::learn(&mut memory.noise, &scopes, &points, judgement, &is_live);
-        let announced = self.announced(fleet);
+        let allowed = self.allowed(fleet, metric);
         let base = match settings.role {
             Role::Traffic => judgement.significance_with_errors,
             Role::Errors | Role::Latency | Role::Saturation => judgement.significance,
@@ -208,7 +208,7 @@ impl<'a> Bench<'a> {
         let search = Search {
             noise: &memory.noise,
             settings: judgement,
-            announced: &announced,
+            allowed: &allowed,
             needed: &|key| if is_live(key) { lower } else { base },
             residual_min: if settings.role == Role::Errors {
                 judgement.large
@@ -257,13 +257,26 @@ impl<'a> Bench<'a> {
         points
     }
 
-    /// The least common mode to allow for where the calendar announces an event.
-    fn announced(&self, fleet: &Fleet) -> BTreeMap<u16, f64> {
-        let least = self.case.settings.judgement.common_mode_min;
+    /// The least common mode to allow for: what lingers of one, more where the calendar announces an event.
+    fn allowed(&self, fleet: &Fleet, metric: u16) -> BTreeMap<u16, f64> {
+        let announced = 1.5 * self.case.settings.judgement.common_mode_min;
         let names = &fleet.names.regions;
-        let covered =
-            |r: &&u16| self.case.schedule.covering(names.get(**r), self.window.start).next().is_some();
-        self.regions.iter().filter(covered).map(|region| (*region, 1.5 * least)).collect()
+        let least = |place: &u16| {
+            let region = fleet.get(*place)?;
+            let lingering = region.common_modes.get(&metric).map_or(0.0, |shared| shared.lingering);
+            let covered = self.case.schedule.covering(names.get(*place), self.window.start).next().is_some();
+            Some((*place, lingering.max(if covered { announced } else { 0.0 })))
+        };
+        self.regions.iter().filter_map(least).collect()
+    }
+
+    /// Whether an event that was told is not over in one of `regions`.
+    pub(crate) fn has_live_event(&self, fleet: &Fleet, regions: &BTreeSet<u16>) -> bool {
+        let names = &fleet.names.regions;
+        let common = self.case.journal.iter().filter(|i| i.source == Source::Common && i.is_live());
+        let mut places =
+            common.flat_map(|incident| &incident.scope.region).filter_map(|name| names.find(name));
+        places.any(|place| regions.contains(&place))
     }
 }
 
@@ -271,7 +284,8 @@ impl<'a> Bench<'a> {
 fn settle(fleet: &mut Fleet, place: u16, metric: u16, points: &mut [Point], mode: &CommonMode, counts: bool) {
     let Some(region) = fleet.regions.get_mut(usize::from(place)) else { return };
     let peers = u16::try_from(mode.groups.len()).unwrap_or(u16::MAX);
-    region.common_modes.insert(metric, (mode.value, peers));
+    let window_ms = region.window_ms;
+    region.common_modes.entry(metric).or_default().follow(mode.value, peers, window_ms);
     for point in points {
         let Some(series) = region.series.get_mut(point.series as usize) else { continue };
         let factor = point.expected / series.latest.expected;

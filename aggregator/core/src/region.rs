@@ -75,9 +75,11 @@ pub(crate) struct Cell {
     pub(crate) reporter: u16,
     /// Start of the latest window that it was reported in.
     pub(crate) seen: WallMs,
-    /// Windows in a row that it was reported in, before the latest gap; saturates.
+    /// Windows that it was reported in, short gaps aside; saturates.
     pub(crate) streak: u16,
-    /// The longest gap in windows that ended by itself, slowly forgotten.
+    /// Windows in a row that it was reported in, since the latest gap; saturates.
+    pub(crate) run: u16,
+    /// The longest gap in windows that is usual: one that came after little more than such a gap's length of reports.
     pub(crate) usual_gap: u16,
 }
 
@@ -101,6 +103,29 @@ pub(crate) struct Series {
     pub(crate) score: f64,
 }
 
+/// What the independent stacks of a region share in one metric.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Shared {
+    /// The latest common mode.
+    pub(crate) value: f64,
+    /// The number of independent stacks.
+    pub(crate) peers: u16,
+    /// The size of the common mode, fading: an event is not over for everybody at once, and forecasts that took some of
+    /// it in are off for a while.
+    pub(crate) lingering: f64,
+}
+
+impl Shared {
+    /// The time in which what lingers halves.
+    const HALF_LIFE_MS: f64 = 1_800_000.0;
+
+    /// Takes the common mode of the next window.
+    pub(crate) fn follow(&mut self, value: f64, peers: u16, window_ms: u32) {
+        let kept = (-f64::from(window_ms) / Self::HALF_LIFE_MS).exp2();
+        *self = Self { value, peers, lingering: value.abs().max(kept * self.lingering) };
+    }
+}
+
 /// One region of the lattice.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Region {
@@ -110,8 +135,8 @@ pub struct Region {
     pub(crate) judged: Option<WallMs>,
     pub(crate) cells: Vec<Cell>,
     pub(crate) series: Vec<Series>,
-    /// The latest common mode and the number of independent stacks, by metric.
-    pub(crate) common_modes: BTreeMap<u16, (f64, u16)>,
+    /// What its independent stacks share, by metric.
+    pub(crate) common_modes: BTreeMap<u16, Shared>,
     #[serde(skip)]
     cell_places: BTreeMap<(u16, u16), u32>,
     #[serde(skip)]
@@ -155,7 +180,7 @@ impl Region {
         }
         let place = u32::try_from(self.cells.len()).ok()?;
         let seen = WallMs(i64::MIN);
-        self.cells.push(Cell { device, stack, reporter: 0, seen, streak: 0, usual_gap: 0 });
+        self.cells.push(Cell { device, stack, reporter: 0, seen, streak: 0, run: 0, usual_gap: 0 });
         self.cell_places.insert((device, stack), place);
         Some(place)
     }
@@ -249,14 +274,11 @@ impl Fleet {
             |name: &String| by_name.remove(name).map_or_else(|| Region::new(name, 1), Region::restored);
         self.regions = names.iter().map(revive).collect();
     }
+}
 
-    /// Every cell by its names, in order of places.
-    pub(crate) fn cell_names(&self) -> Vec<(&str, &str, &str)> {
-        let cells =
-            self.regions.iter().flat_map(|region| region.cells.iter().map(move |cell| (region, cell)));
-        let names = &self.names;
-        cells
-            .map(|(r, c)| (r.name.as_str(), names.devices.get(c.device), names.stacks.get(c.stack)))
-            .collect()
+impl FleetNames {
+    /// How many regions, devices and stacks there are.
+    pub(crate) fn sizes(&self) -> [usize; 3] {
+        [self.regions.len(), self.devices.len(), self.stacks.len()]
     }
 }

@@ -34,6 +34,14 @@ pub(crate) struct ScopeKey {
     pub(crate) stack: u16,
 }
 
+impl ScopeKey {
+    /// The key as one number in the same order.
+    fn packed(self) -> u64 {
+        let places = [self.metric, self.region, self.device, self.stack];
+        places.into_iter().fold(0, |packed, place| packed << 16 | u64::from(place))
+    }
+}
+
 /// The learned noise of one scope: variance of its pooled leftover beyond counting, by horizon. 24 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Noise {
@@ -105,8 +113,8 @@ impl Pooled {
 pub(crate) struct Search<'a> {
     pub(crate) noise: &'a BTreeMap<ScopeKey, Noise>,
     pub(crate) settings: &'a Judgement,
-    /// The least common mode to allow for, by region: larger while the calendar announces an event.
-    pub(crate) announced: &'a BTreeMap<u16, f64>,
+    /// The least common mode to allow for, by region: larger while an event lingers or is announced.
+    pub(crate) allowed: &'a BTreeMap<u16, f64>,
     /// The significance that a scope needs; lower for those of live incidents.
     pub(crate) needed: &'a dyn Fn(ScopeKey) -> f64,
     /// The least leftover that matters.
@@ -115,31 +123,36 @@ pub(crate) struct Search<'a> {
     pub(crate) directions: (bool, bool),
 }
 
-/// The members of every scope, by key.
-pub(crate) fn members(metric: u16, points: &[Point]) -> BTreeMap<ScopeKey, Vec<usize>> {
-    let mut scopes: BTreeMap<ScopeKey, Vec<usize>> = BTreeMap::new();
-    let regions = points.iter().map(|p| p.region).collect::<BTreeSet<_>>().len();
-    let mut stacks_of: BTreeMap<u16, BTreeSet<u16>> = BTreeMap::new();
-    for p in points {
-        stacks_of.entry(p.group).or_default().insert(p.stack);
-    }
+/// The members of every scope, in order of keys.
+pub(crate) type Scopes = Vec<(ScopeKey, Vec<usize>)>;
+
+/// The members of every scope that the points make up.
+pub(crate) fn members(metric: u16, points: &[Point]) -> Scopes {
+    let several = points.windows(2).any(|pair| pair[0].region != pair[1].region);
+    let mut stack_of: BTreeMap<u16, u16> = BTreeMap::new();
+    let shared: BTreeSet<u16> = points
+        .iter()
+        .filter(|p| *stack_of.entry(p.group).or_insert(p.stack) != p.stack)
+        .map(|p| p.group)
+        .collect();
+    let mut pairs: Vec<(ScopeKey, usize)> = Vec::with_capacity(10 * points.len());
     for (index, p) in points.iter().enumerate() {
-        let shared = stacks_of.get(&p.group).is_some_and(|stacks| stacks.len() > 1);
-        let group = GROUP | p.group;
         let mut add = |region, device, stack| {
-            scopes.entry(ScopeKey { metric, region, device, stack }).or_default().push(index);
+            pairs.push((ScopeKey { metric, region, device, stack }, index));
         };
-        for region in [p.region, ALL].into_iter().take(if regions > 1 { 2 } else { 1 }) {
+        for region in [p.region, ALL].into_iter().take(if several { 2 } else { 1 }) {
             add(region, p.device, p.stack);
             add(region, ALL, p.stack);
             add(region, p.device, ALL);
-            if shared {
-                add(region, ALL, group);
-                add(region, p.device, group);
+            if shared.contains(&p.group) {
+                add(region, ALL, GROUP | p.group);
+                add(region, p.device, GROUP | p.group);
             }
         }
     }
-    scopes
+    pairs.sort_unstable_by_key(|(key, index)| (key.packed(), *index));
+    let members = |run: &[(ScopeKey, usize)]| (run[0].0, run.iter().map(|(_, index)| *index).collect());
+    pairs.chunk_by(|a, b| a.0 == b.0).map(members).collect()
 }
 
 /// The pooled leftover of `members` at `horizon`: shift, variance from counting, mean common mode, sum of weights.
@@ -164,8 +177,8 @@ impl Search<'_> {
     fn pool(&self, key: ScopeKey, members: &[usize], points: &[Point]) -> Pooled {
         let noise = self.noise.get(&key).copied().unwrap_or_default();
         let explained = members.iter().map(|i| points[*i].explained.abs()).fold(0.0, f64::max);
-        let announced = members.iter().filter_map(|i| self.announced.get(&points[*i].region).copied());
-        let announced = announced.fold(0.0, f64::max);
+        let allowed = members.iter().filter_map(|i| self.allowed.get(&points[*i].region).copied());
+        let allowed = allowed.sum::<f64>() / members.len().max(1) as f64;
         let mut best = Pooled::nothing(key);
         let mut now = 0.0;
         for horizon in 0..HORIZONS {
@@ -174,7 +187,7 @@ impl Search<'_> {
                 now = shift;
             }
             let uneven =
-                self.settings.unevenness * common_mode.abs().max(announced) + UNEVEN_EXPLAINED * explained;
+                self.settings.unevenness * common_mode.abs().max(allowed) + UNEVEN_EXPLAINED * explained;
             let deviation = (counting + noise.variance(horizon) + uneven * uneven).sqrt();
             let significance = shift.abs() / deviation;
             // Past windows count only while the present one agrees with them.
@@ -197,23 +210,19 @@ impl Search<'_> {
     }
 
     /// The fewest scopes that explain what is left over, the best supported first.
-    pub(crate) fn explain(
-        &self,
-        scopes: &BTreeMap<ScopeKey, Vec<usize>>,
-        points: &mut [Point],
-    ) -> Vec<Pooled> {
+    pub(crate) fn explain(&self, scopes: &Scopes, points: &mut [Point]) -> Vec<Pooled> {
         let mut found: Vec<Pooled> = Vec::new();
         while found.len() < SCOPES_MAX {
-            let mut best: Option<Pooled> = None;
+            let mut best: Option<(Pooled, &[usize])> = None;
             for (key, members) in scopes {
                 let pooled = self.pool(*key, members, points);
-                let better = best.as_ref().is_none_or(|known| pooled.gain > known.gain * (1.0 + 1e-9));
+                let better = best.as_ref().is_none_or(|(known, _)| pooled.gain > known.gain * (1.0 + 1e-9));
                 if better && found.iter().all(|f| f.key != *key) && self.qualifies(&pooled, members, points) {
-                    best = Some(pooled);
+                    best = Some((pooled, members));
                 }
             }
-            let Some(mut best) = best else { break };
-            best.members = scopes.get(&best.key).cloned().unwrap_or_default();
+            let Some((mut best, members)) = best else { break };
+            best.members = members.to_vec();
             best.regions = regions_alike(&best, points);
             for index in &best.members {
                 let point = &mut points[*index];
@@ -254,12 +263,12 @@ fn is_coherent(shift: f64, members: &[usize], points: &[Point]) -> bool {
 /// Learns the noise of every scope from leftovers that no live incident covers. Call it before explaining.
 pub(crate) fn learn(
     noise: &mut BTreeMap<ScopeKey, Noise>,
-    scopes: &BTreeMap<ScopeKey, Vec<usize>>,
+    scopes: &Scopes,
     points: &[Point],
     settings: &Judgement,
     rests: &dyn Fn(ScopeKey) -> bool,
 ) {
-    for (key, members) in scopes.iter().filter(|(key, _)| !rests(**key)) {
+    for (key, members) in scopes.iter().filter(|(key, _)| !rests(*key)) {
         let (mut shifts, mut known) = ([0.0; HORIZONS], [0.0; HORIZONS]);
         for horizon in 0..HORIZONS {
             let (shift, counting, common_mode, _) = pool(points, members, horizon);
@@ -316,7 +325,7 @@ mod tests {
         let search = Search {
             noise: &noise,
             settings: &settings,
-            announced: &BTreeMap::new(),
+            allowed: &BTreeMap::new(),
             needed: &|_| 4.5,
             residual_min: 0.2,
             directions: (true, false),

@@ -181,8 +181,12 @@ pub struct Judgement {
     pub significance: f64,
     /// Standard deviations at which raised errors in the same cells are enough to confirm it. Default 3.
     pub significance_with_errors: f64,
+    /// Standard deviations that a leftover and its raised errors must have together. Default 6.
+    pub significance_of_both: f64,
     /// Standard deviations at which one window is enough. Default 9.
     pub significance_at_once: f64,
+    /// The least expectation of a count for one window to be enough. Default 100.
+    pub counted_at_once: f64,
     /// The share of `significance` below which a deviation counts as over. Default 0.6.
     pub hysteresis: f64,
     /// The smallest leftover that matters, as a log ratio. Default 0.2 (18 % down).
@@ -199,7 +203,8 @@ pub struct Judgement {
     pub errors_strongly_raised: f64,
     /// A leftover of this size counts without raised errors, while no event is on. Default 0.7 (50 % down).
     pub large: f64,
-    /// A leftover drop of this size is a malfunction whatever the errors say. Default 1.6 (80 % down).
+    /// A leftover drop of this size is a malfunction whatever the errors say, and so are errors raised by this much in
+    /// the middle of an event. Default 1.6 (80 % down, or five times).
     pub very_large: f64,
     /// Windows that a deviation must hold for. Default 2.
     pub hold_windows: u32,
@@ -209,8 +214,11 @@ pub struct Judgement {
     pub flap_windows: u32,
     /// Half-life in windows of the memory for noise. Default 288.
     pub noise_half_life_windows: f64,
-    /// Windows after which something held back for want of raised errors is told all the same. Default 12.
+    /// Windows after which something held back for want of raised errors is told all the same, outside events ...
+    /// Default 12.
     pub patience_windows: u32,
+    /// ... and at least this long: an hour of the day that was learned wrongly is over by then. Default 4 hours.
+    pub patience_ms: u32,
     /// Windows of a series before it takes part. Default 6.
     pub young_windows: u32,
     /// A deviation of a metric without a role notifies only at this score ... Default 0.98.
@@ -224,7 +232,9 @@ impl Default for Judgement {
         Self {
             significance: 4.5,
             significance_with_errors: 3.0,
+            significance_of_both: 6.0,
             significance_at_once: 9.0,
+            counted_at_once: 100.0,
             hysteresis: 0.6,
             residual_min: 0.2,
             unevenness: 0.3,
@@ -238,6 +248,7 @@ impl Default for Judgement {
             flap_windows: 24,
             noise_half_life_windows: 288.0,
             patience_windows: 12,
+            patience_ms: 4 * 3_600_000,
             young_windows: 6,
             lone_score: 0.98,
             lone_windows: 30,

@@ -49,8 +49,8 @@ const STREAK_MIN: u16 = 20;
 const GAP_FACTOR: i64 = 4;
 /// A cell without data for this many windows is gone for good.
 const GONE_WINDOWS: i64 = 2016;
-/// Gaps longer than this are not what is usual.
-const USUAL_GAP_MAX: i64 = 24;
+/// A gap is usual for a cell that reported for at most this many times as long before it.
+const USUAL_RUN_FACTOR: i64 = 8;
 
 impl Region {
     /// `cell` was reported in the window that begins at `start`.
@@ -60,9 +60,13 @@ impl Region {
             return;
         }
         let gap = start.ms_since(cell.seen) / i64::from(window_ms.max(1)) - 1;
-        if cell.streak > 0 && (1..=USUAL_GAP_MAX).contains(&gap) {
-            cell.usual_gap = cell.usual_gap.max(u16::try_from(gap).unwrap_or(0));
+        if gap > 0 {
+            if cell.streak > 0 && i64::from(cell.run) <= USUAL_RUN_FACTOR * gap {
+                cell.usual_gap = cell.usual_gap.max(u16::try_from(gap).unwrap_or(u16::MAX));
+            }
+            cell.run = 0;
         }
+        cell.run = cell.run.saturating_add(1);
         if gap > GONE_WINDOWS {
             cell.streak = 0;
         }

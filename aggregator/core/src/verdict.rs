@@ -3,7 +3,7 @@
 //! It must never look at anything but the numbers that it writes into the evidence. The hard case is a fault in the
 //! middle of an event: what is left over counts, with a tolerance that grows with the event, and errors decide.
 use crate::alarm::{Scope, Severity, Verdict};
-use crate::evidence::{Direction, Evidence};
+use crate::evidence::{Direction, ErrorEvidence, Evidence};
 use crate::settings::{AlarmOn, Judgement, Role};
 
 /// What is decided about one scope.
@@ -11,7 +11,8 @@ use crate::settings::{AlarmOn, Judgement, Role};
 pub(crate) struct Ruling {
     pub(crate) verdict: Verdict,
     pub(crate) notify: bool,
-    pub(crate) notify_after: Option<u32>,
+    /// Whether people are notified all the same once it has lasted for long.
+    pub(crate) patient: bool,
     pub(crate) at_once: bool,
     pub(crate) reason: String,
     pub(crate) counterfactual: String,
@@ -22,7 +23,7 @@ impl Ruling {
         Self {
             verdict,
             notify: false,
-            notify_after: None,
+            patient: false,
             at_once: false,
             reason: reason.into(),
             counterfactual: counterfactual.into(),
@@ -54,9 +55,15 @@ fn peers(evidence: &Evidence) -> String {
 /// Rules on what is left over in a scope. None when it is too weak to be told at all.
 pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgement) -> Option<Ruling> {
     let size = evidence.residual.abs();
-    let event_on = evidence.common_mode.abs() >= settings.common_mode_min || !evidence.calendar.is_empty();
+    let event_on = evidence.event_is_live
+        || evidence.common_mode.abs() >= settings.common_mode_min
+        || !evidence.calendar.is_empty();
     let sure = evidence.significance >= settings.significance;
-    let raised = evidence.errors.as_ref().filter(|errors| errors.raised);
+    // Two signs that are each just visible are found somewhere in any large fleet; together they have to be clear.
+    let confirms = |errors: &&ErrorEvidence| {
+        errors.raised && evidence.significance.hypot(errors.significance) >= settings.significance_of_both
+    };
+    let raised = evidence.errors.as_ref().filter(confirms);
     if evidence.peers.is_empty() {
         return sure.then(|| rule_without_peers(evidence, settings));
     }
@@ -88,14 +95,17 @@ pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgemen
             format!("a large part is left over against {} while no event is on", peers(evidence)),
             would,
         ),
-        (Role::Errors, _) if size >= settings.errors_strongly_raised && !event_on => {
+        // Events raise errors a little, and not everywhere alike; several times as many are no event.
+        (Role::Errors, _)
+            if size >= if event_on { settings.very_large } else { settings.errors_strongly_raised } =>
+        {
             Ruling::page(format!("errors are raised strongly, and not among {}", peers(evidence)), would)
         }
         (Role::Latency | Role::Saturation, _) if !event_on => {
             Ruling::page(format!("left over against {} while no event is on", peers(evidence)), would)
         }
         _ => Ruling {
-            notify_after: (role == Role::Traffic && !event_on).then_some(settings.patience_windows),
+            patient: role == Role::Traffic && !event_on,
             ..Ruling::hold(
                 Verdict::Undecided,
                 format!("left over against {}, but errors inside are not raised", peers(evidence)),
@@ -103,7 +113,12 @@ pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgemen
             )
         },
     };
-    Some(Ruling { at_once: evidence.significance >= settings.significance_at_once, ..ruling })
+    Some(Ruling { at_once: is_enough_at_once(evidence, settings), ..ruling })
+}
+
+/// Whether one window is enough. One in which next to nothing was expected proves little, however empty.
+fn is_enough_at_once(evidence: &Evidence, settings: &Judgement) -> bool {
+    evidence.significance >= settings.significance_at_once && evidence.expected >= settings.counted_at_once
 }
 
 /// Without independent stacks there is nothing to compare with: only a large deviation outside the calendar counts.
@@ -126,7 +141,7 @@ fn rule_without_peers(evidence: &Evidence, settings: &Judgement) -> Ruling {
         );
     }
     Ruling {
-        notify_after: Some(settings.patience_windows),
+        patient: true,
         ..Ruling::hold(
             Verdict::Undecided,
             "no independent stack to compare with, and not large enough by itself",
@@ -146,10 +161,7 @@ pub(crate) fn rule_common(evidence: &Evidence, alarm_on: AlarmOn, settings: &Jud
             "would have been held back as an event had errors stayed below {}",
             percent(errors.threshold)
         );
-        return Ruling {
-            at_once: evidence.significance >= settings.significance_at_once,
-            ..Ruling::page(reason, would)
-        };
+        return Ruling { at_once: is_enough_at_once(evidence, settings), ..Ruling::page(reason, would) };
     }
     if !evidence.calendar.is_empty() {
         let reason =
@@ -191,7 +203,6 @@ pub(crate) fn severity(scope: &Scope, evidence: &Evidence, notify: bool) -> Seve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evidence::ErrorEvidence;
 
     fn evidence(residual: f64, common_mode: f64, raised: Option<bool>) -> Evidence {
         let errors = raised.map(|raised| ErrorEvidence {
@@ -224,6 +235,31 @@ mod tests {
         assert!(notifies(&evidence(-0.9, 0.0, Some(false))));
         assert!(!notifies(&evidence(-0.4, 0.0, Some(false))));
         assert!(notifies(&evidence(-0.4, 0.0, None)));
+    }
+
+    #[test]
+    fn an_event_that_is_not_over_counts_where_the_window_shows_none() {
+        let quiet = evidence(-0.9, 0.0, Some(false));
+        assert!(notifies(&quiet));
+        assert!(!notifies(&Evidence { event_is_live: true, ..quiet }));
+    }
+
+    #[test]
+    fn errors_by_themselves_have_to_be_many_more_amid_an_event() {
+        let rule = |size, common_mode| {
+            let evidence = evidence(size, common_mode, None);
+            rule_leftover(&evidence, Role::Errors, &Judgement::default()).is_some_and(|it| it.notify)
+        };
+        assert!(rule(1.1, 0.0) && !rule(1.1, 0.5) && rule(1.7, 0.5));
+    }
+
+    #[test]
+    fn two_faint_signs_are_not_a_clear_one() {
+        let clear = evidence(-0.3, 0.0, Some(true));
+        assert!(notifies(&clear));
+        let mut faint = Evidence { significance: 4.0, ..clear };
+        faint.errors.as_mut().unwrap().significance = 2.6;
+        assert!(!notifies(&faint));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::counts::Counts;
 use crate::incident::Incident;
 use crate::instant::Instant;
 use crate::journal::Journal;
-use crate::region::{Cell, Fleet, Region, Series};
+use crate::region::{Cell, Fleet, Region, Series, Shared};
 use crate::session::{Session, Sessions};
 use crate::settings::Settings;
 use crate::snapshot::{AgentView, CellState, CellView, CommonModeView, IncidentView, RegionView, Snapshot};
@@ -54,11 +54,11 @@ fn incidents(journal: &Journal, state: IncidentState) -> Vec<IncidentView> {
 
 fn region(parts: &Parts<'_>, region: &Region) -> RegionView {
     let names = &parts.fleet.names;
-    let common = |(metric, (value, peers)): (&u16, &(f64, u16))| CommonModeView {
+    let common = |(metric, shared): (&u16, &Shared)| CommonModeView {
         metric: names.metrics.get(*metric).into(),
         role: parts.settings.metric(names.metrics.get(*metric)).map(|m| m.role),
-        common_mode: *value,
-        peers: usize::from(*peers),
+        common_mode: shared.value,
+        peers: usize::from(shared.peers),
     };
     let mut common_modes: Vec<CommonModeView> = region.common_modes.iter().map(common).collect();
     common_modes.sort_by(|a, b| a.metric.cmp(&b.metric));

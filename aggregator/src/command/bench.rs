@@ -1,12 +1,13 @@
 //! `bench`: measures decoding, sessions and judgement on one core with frames of a large made-up fleet.
-//! It must never measure the making of the frames. The hard case is what a figure stands for: each record's time holds its decoding, its
-//! session and its place in the region's window; judging a window is the decision, measured by itself.
+//! It must never measure the making of the frames. The hard case is what a figure stands for: the time of a record is that of its decoding, its
+//! session and its place in the region's window, and its share of judging that window; the judging alone is the decision.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use vedette_aggregator_core::{Aggregator, AllowedRegions, Settings};
+use vedette_aggregator_core::{Aggregator, AlarmOn, AllowedRegions, MetricSettings, Role, Settings};
 use vedette_common::limits::{CELLS_MAX, DEVIATIONS_MAX, FRAME_BYTES_MAX};
 use vedette_common::wire::{
     CellName, Course, Deviation, Direction, F24, Fraction, Frame, NO_TAGS, Phase, RollUp, Shape, Summary,
@@ -62,10 +63,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn measure(limit: Duration) -> anyhow::Result<Figures> {
-    let mut core = Aggregator::new(Settings::default());
+    let mut core = Aggregator::new(settings());
     let agents =
         (0..AGENTS).map(|it| AgentId::parse(&format!("agent-{it}"))).collect::<Result<Vec<_>, _>>()?;
-    let (mut deviations, mut roll_ups) = (Meter::default(), Meter::default());
+    let mut meters = [Meter::default(), Meter::default()];
     let mut decisions = Vec::new();
     let mut buffer = vec![0; FRAME_BYTES_MAX];
     let begun = Instant::now();
@@ -75,23 +76,18 @@ fn measure(limit: Duration) -> anyhow::Result<Figures> {
         let now = Now { mono: MonoMs((window + 1) * u64::from(WINDOW_MS)), wall: end };
         for (number, agent) in agents.iter().enumerate() {
             for lane in Lane::ALL {
-                let summary = summary(number, window, lane);
-                let length = encode(&summary, &mut buffer)?;
-                let meter = if lane == Lane::Deviations { &mut deviations } else { &mut roll_ups };
-                let started = Instant::now();
-                let (frame, _) = Frame::parse(&buffer[..length])?;
-                let summary: Summary = decode(&frame)?;
-                core.handle_summary(now, agent, &AllowedRegions::All, &summary);
-                while core.poll_effect().is_some() {}
-                meter.spent += started.elapsed();
-                meter.done += (summary.deviations.len() + summary.roll_ups.len()) as u64;
+                let length = encode(&summary(number, window, lane), &mut buffer)?;
+                receive(&mut core, now, agent, &buffer[..length], &mut meters)?;
             }
         }
         let started = Instant::now();
         core.handle_deadline(Now { mono: now.mono, wall: end.plus_ms(1_000) });
         while core.poll_effect().is_some() {}
+        let decision = started.elapsed();
+        // Every summary of the window has its share in the decision.
+        meters.iter_mut().for_each(|meter| meter.spent += decision / 2);
         if decisions.len() < DECISIONS_MAX {
-            decisions.push(started.elapsed());
+            decisions.push(decision);
         }
         drop(core.take_changes());
         window += 1;
@@ -99,14 +95,40 @@ fn measure(limit: Duration) -> anyhow::Result<Figures> {
     decisions.sort_unstable();
     let p99 = decisions.get(decisions.len().saturating_sub(1) * 99 / 100).copied().unwrap_or_default();
     Ok(Figures {
-        deviations_per_s: deviations.per_s(),
-        rollups_per_s: roll_ups.per_s(),
+        deviations_per_s: meters[Lane::Deviations.index()].per_s(),
+        rollups_per_s: meters[Lane::RollUps.index()].per_s(),
         decision_p99_ms: p99.as_secs_f64() * 1_000.0,
         resident_bytes: resident_bytes(),
     })
 }
 
-/// What an agent says of one window in one lane; every tenth window holds deviations of a fault, the others of noise.
+/// The one metric is traffic, so that it is judged as traffic is.
+fn settings() -> Settings {
+    let traffic = MetricSettings { role: Role::Traffic, alarm_on: AlarmOn::Drop };
+    Settings { metrics: BTreeMap::from([("activity".to_owned(), traffic)]), ..Settings::default() }
+}
+
+/// Takes one frame the whole way into its window, and adds its records and the time to the meter of its lane.
+fn receive(
+    core: &mut Aggregator,
+    now: Now,
+    agent: &AgentId,
+    bytes: &[u8],
+    meters: &mut [Meter; 2],
+) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let (frame, _) = Frame::parse(bytes)?;
+    let summary: Summary = decode(&frame)?;
+    core.handle_summary(now, agent, &AllowedRegions::All, &summary);
+    while core.poll_effect().is_some() {}
+    let meter = &mut meters[summary.key.lane.index()];
+    meter.spent += started.elapsed();
+    meter.done += (summary.deviations.len() + summary.roll_ups.len()) as u64;
+    Ok(())
+}
+
+/// What an agent says of one window in one lane. In every tenth window a stack of every eighth region has lost half its
+/// traffic; the other windows hold deviations of noise.
 fn summary(agent: usize, window: u64, lane: Lane) -> Summary {
     let key = RecordKey { boot: BootId(1), lane, sequence: Sequence(window + 1) };
     let start = START.plus_ms(window as i64 * i64::from(WINDOW_MS));
@@ -121,7 +143,15 @@ fn summary(agent: usize, window: u64, lane: Lane) -> Summary {
         let _ = summary.cells.push(CellName { region, device, stack });
     }
     let noise = |at: usize| ((agent * 31 + at * 17 + window as usize * 7) % 100) as f32 / 100.0 - 0.5;
-    let pair = |at: usize| (F24::from_f32(1_000.0 + 40.0 * noise(at)), F24::from_f32(1_000.0));
+    let is_faulty = |at: usize| {
+        window.is_multiple_of(10)
+            && (agent / AGENTS_PER_REGION).is_multiple_of(8)
+            && at % CELLS_MAX % STACKS == 3
+    };
+    let pair = |at: usize| {
+        let lost = if is_faulty(at) { 0.5 } else { 1.0 };
+        (F24::from_f32(lost * (1_000.0 + 40.0 * noise(at))), F24::from_f32(1_000.0))
+    };
     if lane == Lane::RollUps {
         for cell in 0..CELLS_MAX {
             let (observed, expected) = pair(cell);

@@ -29,7 +29,7 @@ pub const AGENTS_MAX: usize = 64;
 const UPKEEP_MS: i64 = 15 * 60_000;
 /// How far back the calendar reaches, so that an event that began before the data is known.
 const CALENDAR_PAST_MS: i64 = 31 * 86_400_000;
-/// No virtual agent is ever silent: what the files do not hold is missing data, not a missing agent.
+/// Records of any age are judged.
 const NEVER_MS: i64 = i64::MAX / 4;
 
 /// What a replay did, as its last line says.
@@ -95,10 +95,9 @@ pub struct Replay<'c> {
 }
 
 impl<'c> Replay<'c> {
-    /// A replay that has seen nothing. The silence of agents and the age of records mean nothing in virtual time.
+    /// A replay that has seen nothing. The age of records means nothing in virtual time.
     pub fn new(config: &'c Config, calendar: Calendar, outputs: Outputs) -> Self {
         let mut settings = config.core_settings();
-        settings.timing.silent_after_ms = NEVER_MS;
         settings.timing.past_max_ms = NEVER_MS;
         let key = RecordKey { boot: BootId(1), lane: Lane::RollUps, sequence: Sequence(0) };
         Self {
