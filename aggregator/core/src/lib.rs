@@ -3,7 +3,7 @@
 //! It must never do IO, read a clock or use randomness: the same inputs give the same incidents, byte for byte. The
 //! hard case is a crash between two inputs: whatever was acknowledged is in the changes that the shell committed before.
 //!
-//! The shell hands inputs to an [`Aggregator`], then drains [`Aggregator::poll_change`] and commits, then drains
+//! The shell hands inputs to an [`Aggregator`], then drains [`Aggregator::take_changes`] and commits, then drains
 //! [`Aggregator::poll_effect`] and acts, and wakes it at [`Aggregator::poll_deadline`].
 #![forbid(unsafe_code)]
 
