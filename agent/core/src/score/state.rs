@@ -114,7 +114,7 @@ impl SeriesState {
     fn look_back(&mut self, x: f32) {
         let (low, high) = if self.n % STRETCH == 1 { (x, x) } else { self.stretch };
         self.stretch = (low.min(x), high.max(x));
-        if self.n % STRETCH == 0 && self.is_foreign() {
+        if self.n.is_multiple_of(STRETCH) && self.is_foreign() {
             *self = SeriesState { last: self.last, n: 1, ..SeriesState::new(self.random) };
             self.stretch = (x, x);
         }
