@@ -14,7 +14,7 @@ while IFS= read -r file; do
     out="$results/${file#"$nab"/data/}"
     mkdir -p "$(dirname "$out")"
     target/release/vedette-agent score "$file" > "$out"
-    [ "$(wc -l < "$file")" = "$(wc -l < "$out")" ] || { echo "$file: rows in and out differ" >&2; exit 1; }
+    [ "$(grep -c '' "$file")" = "$(grep -c '' "$out")" ] || { echo "$file: rows in and out differ" >&2; exit 1; }
 done < <(find "$nab/data" -name '*.csv' | sort)
 score() { python3 "$nab/score_nab.py" "$results" --windows "$nab/labels/combined_windows.json" --data "$nab/data" "$@"; }
 echo "best threshold:" && score
