@@ -16,6 +16,7 @@ pub mod effect;
 mod errors;
 pub mod evidence;
 mod findings;
+pub mod footprint;
 mod identity;
 mod incident;
 pub mod instant;

@@ -107,15 +107,15 @@ pub struct Limits {
     pub boots_per_agent_max: usize,
     /// Regions; data of further ones is refused. Default 64.
     pub regions_max: usize,
-    /// Cells in one region; roll-ups of further ones are dropped. About 0.2 KB each, plus series. Default 1,024.
+    /// Cells in one region; roll-ups of further ones are dropped. About 0.5 KB each, plus series. Default 1,024.
     pub cells_per_region_max: usize,
-    /// Series (cell x metric) in one region; further ones are dropped. About 0.4 KB each. Default 4,096.
+    /// Series (cell x metric) in one region; further ones are dropped. About 1 KB each. Default 2,048.
     pub series_per_region_max: usize,
     /// Different metrics; roll-ups and deviations of further ones are dropped. Default 512.
     pub metrics_max: usize,
-    /// Windows that wait to be judged; when full, the oldest is judged at once. Default 64.
+    /// Windows that wait to be judged; when full, the oldest is judged at once. Default 16.
     pub pending_windows_max: usize,
-    /// Deviations kept for one region and window; further ones replace the lowest score. Default 512.
+    /// Deviations kept for one region and window; further ones replace the lowest score. Default 256.
     pub deviations_per_window_max: usize,
     /// Incidents open, suppressed or remembered; a new one evicts the one resolved longest ago, and is dropped when
     /// all are live. Default 1,024.
@@ -133,10 +133,10 @@ impl Default for Limits {
             boots_per_agent_max: 8,
             regions_max: 64,
             cells_per_region_max: 1024,
-            series_per_region_max: 4096,
+            series_per_region_max: 2048,
             metrics_max: 512,
-            pending_windows_max: 64,
-            deviations_per_window_max: 512,
+            pending_windows_max: 16,
+            deviations_per_window_max: 256,
             incidents_max: 1024,
             series_per_alarm_max: 20,
             calendar_entries_max: 10_000,

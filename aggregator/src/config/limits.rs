@@ -5,6 +5,7 @@
 //! name as long as it may be, not its average.
 
 use serde::{Deserialize, Serialize};
+use vedette_aggregator_core::footprint::{CELL_BYTES, DEVIATION_BYTES, ROLL_UP_BYTES, SERIES_BYTES};
 
 /// The bounds of everything that could grow. Each is a count unless its name says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -18,11 +19,11 @@ pub struct Limits {
     pub regions_max: u32,
     /// Cells of one region, 1 to 65,536; default 1,024. Roll-ups of further cells are counted and dropped.
     pub cells_per_region_max: u32,
-    /// Metrics of all cells of one region together, 1 to 262,144; default 4,096. Further ones are counted and dropped.
+    /// Metrics of all cells of one region together, 1 to 262,144; default 2,048. Further ones are counted and dropped.
     pub series_per_region_max: u32,
-    /// Windows that wait to be judged, 1 to 1,024; default 64. When full, the oldest is judged at once.
+    /// Windows that wait to be judged, 1 to 1,024; default 16. When full, the oldest is judged at once.
     pub pending_windows_max: u32,
-    /// Deviations kept for one region and window, 1 to 65,536; default 512. Higher scores take the place of lower ones.
+    /// Deviations kept for one region and window, 1 to 65,536; default 256. Higher scores take the place of lower ones.
     pub deviations_per_window_max: u32,
     /// Incidents that are open or suppressed at a time, 1 to 100,000; default 1,024.
     pub incidents_max: u32,
@@ -49,9 +50,9 @@ impl Default for Limits {
             agents_max: 4_096,
             regions_max: 64,
             cells_per_region_max: 1_024,
-            series_per_region_max: 4_096,
-            pending_windows_max: 64,
-            deviations_per_window_max: 512,
+            series_per_region_max: 2_048,
+            pending_windows_max: 16,
+            deviations_per_window_max: 256,
             incidents_max: 1_024,
             calendar_entries_max: 20_000,
             calendar_horizon_days: 400,
@@ -86,14 +87,6 @@ impl Memory {
 const CONNECTION_BYTES: u64 = 256 * 1024;
 /// A session: names, two lanes of sequences for a few boots, counters, regions.
 const AGENT_BYTES: u64 = 4 * 1024;
-/// A cell: its names at their longest, and its place.
-const CELL_BYTES: u64 = 256;
-/// A metric of a cell: what is learned of its noise.
-const SERIES_BYTES: u64 = 512;
-/// A metric of a cell in a window that waits.
-const ROLL_UP_BYTES: u64 = 64;
-/// A deviation: tags at their longest, sizes, shape, times.
-const DEVIATION_BYTES: u64 = 1024;
 /// An incident with its scope, evidence and listed series.
 const INCIDENT_BYTES: u64 = 32 * 1024;
 /// One occurrence: region, class, two times.
