@@ -1,0 +1,56 @@
+//! Replays a small simulated fleet through the library, and grades what was told against the truth.
+//!
+//! It must never hold the judgement to more than it promises for every seed: the bounds are modest, the figures for large
+//! fleets are measured with `fleet generate`, `replay` and `fleet grade`. The hard case is sameness: two replays of the same
+//! files give the same bytes.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use vedette_aggregator::calendar::Calendar;
+use vedette_aggregator::config::Config;
+use vedette_aggregator::replay::input::Input;
+use vedette_aggregator::replay::{Outputs, Replay};
+use vedette_tests::fleet::{Fleet, files, grade};
+
+const SEED: u64 = 11;
+const DAYS: u32 = 4;
+
+/// Replays the fleet in `folder`; gives the alarms and the ledger as text.
+fn replay(folder: &Path, run: &str) -> (String, String) {
+    let config = Config::load(Some(&folder.join("config.toml"))).expect("the fleet's config is valid");
+    let calendar = Calendar::read(&fs::read(folder.join("calendar.ics")).expect("the calendar is written"));
+    assert_eq!(calendar.mistakes_total, 0, "the fleet's calendar is valid");
+    let out = |name: &str| -> PathBuf { folder.join(format!("{run}-{name}.ndjson")) };
+    let create = |name: &str| Box::new(File::create(out(name)).expect("the folder is ours"));
+    let outputs = Outputs { alarms: create("alarms"), ledger: create("ledger") };
+    let mut input = Input::open(&[folder.join("telemetry.lp")], &config).expect("telemetry is written");
+    let mut replay = Replay::new(&config, calendar.calendar, outputs);
+    while let Some(line) = input.next_line().expect("telemetry can be read") {
+        replay.handle_line(&line).expect("results can be written");
+    }
+    let report = replay.finish(&input.dropped).expect("results can be written");
+    assert_eq!(report.scored, report.observations, "{report:?}");
+    let read = |name| fs::read_to_string(out(name)).expect("results were written");
+    (read("alarms"), read("ledger"))
+}
+
+#[test]
+fn a_small_fleet_is_judged_well_and_twice_the_same() {
+    let folder = tempfile::tempdir().expect("a folder for the fleet");
+    let fleet = Fleet::new(SEED, DAYS);
+    files::write(&fleet, folder.path(), true).expect("the folder is ours");
+    let (first, second) = std::thread::scope(|scope| {
+        let second = scope.spawn(|| replay(folder.path(), "second"));
+        (replay(folder.path(), "first"), second.join().expect("the second replay ends"))
+    });
+    assert!(first == second, "the same input gives the same bytes");
+
+    let alarms = grade::parse_alarms(&first.0).expect("alarms are NDJSON");
+    let grade = grade::grade(&files::truth(&fleet), &alarms);
+    assert!(grade.malfunctions >= 3 && grade.events >= 3, "{grade:?}");
+    assert!(grade.malfunctions_paged * 100 >= grade.malfunctions * 75, "{grade:?}");
+    assert!(grade.false_pages <= 2 && grade.events_paged * 100 <= grade.events * 20, "{grade:?}");
+    assert_eq!(grade.silences_reported[0], grade.silences_reported[1], "{grade:?}");
+    assert!(!first.1.is_empty(), "what was held back stands in the ledger");
+}
