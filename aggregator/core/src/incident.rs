@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use vedette_common::WallMs;
 
 use crate::alarm::{Alarm, AlarmSeries, IncidentState, Kind, Scope, Severity, Verdict, summarise};
-use crate::evidence::{Direction, Evidence};
+use crate::evidence::Evidence;
 use crate::identity::incident_id;
 use crate::instant::Instant;
 use crate::ledger::{Decision, LedgerEntry};
@@ -87,7 +87,6 @@ pub(crate) enum Stage {
 pub struct Incident {
     pub(crate) id: String,
     pub(crate) source: Source,
-    pub(crate) direction: Direction,
     pub(crate) stage: Stage,
     pub(crate) verdict: Verdict,
     pub(crate) severity: Severity,
@@ -120,7 +119,6 @@ impl Incident {
         Self {
             id: incident_id(finding.started_at, &finding.scope, subject.into_iter().chain([agent])),
             source: finding.source,
-            direction: evidence.direction,
             stage: Stage::Candidate,
             verdict: finding.verdict,
             severity: finding.severity,

@@ -148,9 +148,9 @@ impl Journal {
 
     /// The incident that `finding` goes on with: a live one before an ended one, then the one with most cells in common.
     fn recognise(&self, finding: &Finding, judged: &Judged<'_>) -> Option<String> {
-        // The same metric in the other direction is another trouble.
+        // The same metric in the other direction is another trouble; an incident may be told by several metrics in turn.
         let same = |incident: &&Incident| {
-            let turned = incident.direction != finding.evidence.direction
+            let turned = incident.evidence.direction != finding.evidence.direction
                 && incident.evidence.metric == finding.evidence.metric;
             incident.source == finding.source && !turned
         };
@@ -235,5 +235,44 @@ impl Journal {
     pub(crate) fn covering(&self, cell: CellNames<'_>) -> Option<&Incident> {
         let live = || self.incidents.values().filter(|i| i.is_live() && i.scope.holds(cell));
         live().find(|i| i.is(IncidentState::Open)).or_else(|| live().next())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alarm::{Severity, Verdict};
+    use crate::evidence::{Direction, Evidence};
+
+    fn finding(metric: &str, direction: Direction) -> Finding {
+        Finding {
+            source: Source::Leftover,
+            scope: Scope { region: vec!["uk".into()], stack: vec!["browse".into()], ..Scope::default() },
+            verdict: Verdict::Malfunction,
+            notify: true,
+            notify_after: None,
+            at_once: true,
+            weight: 1.0,
+            severity: Severity::Critical,
+            started_at: WallMs(0),
+            evidence: Evidence { metric: metric.into(), ..Evidence::nothing(direction) },
+            series: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_fault_that_shows_in_traffic_and_errors_by_turns_is_one_incident() {
+        let (mut journal, mut counts) = (Journal::default(), Counts::default());
+        let settings = Judgement::default();
+        let mut opened = BTreeSet::new();
+        let turns = ["activity", "errors", "errors", "activity", "activity", "errors", "errors"];
+        for (window, metric) in (1..).zip(turns) {
+            let direction = if metric == "errors" { Direction::Rise } else { Direction::Drop };
+            let end = WallMs(window * 10_000);
+            let judged = Judged { end, regions: BTreeSet::from(["uk"]), sizes: [3, 5, 5] };
+            let told = journal.step(vec![finding(metric, direction)], &judged, &settings, 10, &mut counts);
+            opened.extend(told.into_iter().map(|(alarm, _)| alarm.id));
+        }
+        assert_eq!((opened.len(), journal.iter().count()), (1, 1));
     }
 }
