@@ -117,7 +117,7 @@ impl TestAgent {
     pub(crate) async fn session(&self, address: SocketAddr) -> Session {
         let mut session = self.connect(address).await.unwrap();
         session.say(&birth(&self.id)).await;
-        assert!(matches!(session.answer().await, Answer::Calendar(_)));
+        assert!(matches!(session.next().await, Answer::Calendar(_)));
         session
     }
 }
@@ -144,6 +144,16 @@ impl Session {
 
     /// The next frame from the aggregator.
     pub(crate) async fn answer(&mut self) -> Answer {
+        loop {
+            // A calendar can come at any time: whenever the aggregator's schedule was read again.
+            match self.next().await {
+                Answer::Calendar(_) => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Answer {
         tokio::time::timeout(PATIENCE, self.read()).await.expect("an answer in time")
     }
 
