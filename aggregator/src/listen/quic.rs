@@ -249,6 +249,14 @@ impl Shared {
         connection.close(ending.code(), ending.to_string().as_bytes());
     }
 
+    /// A core's task that stops lets go of every connection, and that may be noticed before the stop itself.
+    fn explain(&self, ending: Ending) -> Ending {
+        match ending {
+            Ending::LetGo if *self.stopping.borrow() => Ending::Stopping,
+            other => other,
+        }
+    }
+
     /// The data protocol.
     async fn carry_data(&self, connection: &Connection) -> Result<(), Ending> {
         let identity = verified_identity(connection)?;
@@ -373,7 +381,7 @@ impl<'s> Link<'s> {
             ));
             tokio::select! {
                 result = &mut read => result,
-                result = &mut answers => result,
+                result = &mut answers => result.map_err(|ending| self.shared.explain(ending)),
                 () = stopped(&mut stopping) => {
                     // Nothing more is read; what the core still owes is written.
                     let _ = timeout(crate::limits::STOP_TIMEOUT, answers).await;
