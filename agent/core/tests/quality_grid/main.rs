@@ -1,0 +1,108 @@
+//! The quality grid: every kind of fault against every kind of noise at every interval, through the scorers of the
+//! agent, compared with a table that is part of the source.
+//!
+//! It must never be a matter of luck or machine: everything follows from a seed, and a number that changes is either
+//! explained in the commit that changes it, or a mistake. Its hard case is itself: a table tuned to one seed, so
+//! that `VEDETTE_GRID_SEED=7` prints the same table for another one, to be looked at and not compared.
+//!
+//! A changed table is accepted with `VEDETTE_GRID=accept cargo test -p vedette-agent-core --test quality_grid`.
+
+mod family;
+mod random;
+mod trial;
+
+use std::fmt::Write as _;
+
+use family::{Family, Noise};
+use trial::{Caught, Cell, measure};
+
+const SEED: u64 = 1;
+const STEPS_S: [i64; 4] = [10, 60, 300, 3_600];
+const TABLE: &str = include_str!("table.txt");
+const TABLE_PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/quality_grid/table.txt");
+
+/// Seconds as people say them; at most seven characters.
+fn span(seconds: i64) -> String {
+    match seconds {
+        ..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        _ => format!("{:.1} h", seconds as f64 / 3_600.0),
+    }
+}
+
+fn middle(spans_s: &[i64]) -> String {
+    let mut sorted = spans_s.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).map_or_else(|| "-".into(), |&middle| span(middle))
+}
+
+fn write_quiet(out: &mut String, cells: &[(Noise, i64, Cell)]) {
+    let _ = writeln!(out, "Quiet weeks: what was raised without a fault.\n");
+    let _ = writeln!(
+        out,
+        "{:14}{:>8}{:>12}{:>12}{:>14}",
+        "noise", "every", "onsets/wk", "alarms/wk", "deviating %"
+    );
+    for (noise, step_s, cell) in cells {
+        let quiet = cell.quiet;
+        let (onsets, alarms) = (f64::from(quiet.onsets) / quiet.weeks, f64::from(quiet.alarms) / quiet.weeks);
+        let deviating = 100.0 * f64::from(quiet.deviating) / f64::from(quiet.observations);
+        let name = noise.name();
+        let _ = writeln!(out, "{name:14}{:>8}{onsets:12.1}{alarms:12.1}{deviating:14.2}", span(*step_s));
+    }
+}
+
+fn write_caught(out: &mut String, place: usize, family: Family, cells: &[(Noise, i64, Cell)]) {
+    let _ = writeln!(
+        out,
+        "\n{}: share that began a deviation, median delay, median time to its end\n",
+        family.name()
+    );
+    let _ = write!(out, "{:14}", "noise");
+    for step_s in STEPS_S {
+        let _ = write!(out, "{:>26}", format!("every {}", span(step_s)));
+    }
+    for noise in Noise::ALL {
+        let _ = write!(out, "\n{:14}", noise.name());
+        for (_, _, cell) in cells.iter().filter(|(of, _, _)| *of == noise) {
+            let Caught { trials, delays_s, tails_s } = &cell.caught[place];
+            let share = 100 * delays_s.len() / (*trials).max(1) as usize;
+            let _ = write!(out, "{share:>6} %{:>9}{:>9}", middle(delays_s), middle(tails_s));
+        }
+    }
+    out.push('\n');
+}
+
+fn table(seed: u64) -> String {
+    let cells: Vec<(Noise, i64, Cell)> = Noise::ALL
+        .into_iter()
+        .flat_map(|noise| STEPS_S.map(|step_s| (noise, step_s, measure(seed, noise, step_s))))
+        .collect();
+    let mut out = String::new();
+    write_quiet(&mut out, &cells);
+    for (place, family) in Family::ALL.into_iter().enumerate() {
+        write_caught(&mut out, place, family, &cells);
+    }
+    out
+}
+
+#[test]
+fn the_grid_is_as_its_table_says() {
+    if let Some(seed) = std::env::var("VEDETTE_GRID_SEED").ok().and_then(|text| text.parse().ok()) {
+        println!("Seed {seed}, not compared.\n\n{}", table(seed));
+        return;
+    }
+    let found = table(SEED);
+    if std::env::var("VEDETTE_GRID").is_ok_and(|how| how == "accept") {
+        std::fs::write(TABLE_PATH, &found).expect("the table can be written");
+        return;
+    }
+    let changed = found.lines().zip(TABLE.lines()).filter(|(new, old)| new != old);
+    let changed: Vec<String> = changed.map(|(new, old)| format!("- {old}\n+ {new}")).collect();
+    assert!(
+        found == TABLE,
+        "{found}\nThe grid has changed, above and in these lines:\n{}\nIf it is meant to, say why in the commit, and \
+         run VEDETTE_GRID=accept cargo test -p vedette-agent-core --test quality_grid",
+        changed.join("\n")
+    );
+}
