@@ -77,11 +77,13 @@ pub enum DropReason {
     Duplicate = 27,
     /// No room for another series: counted in the overflow series of its cell instead of being scored.
     SeriesLimit = 28,
+    /// The first value of a counter, and the first after it began anew: there is no rate yet.
+    CounterStart = 29,
 }
 
 impl DropReason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::MalformedLine,
         Self::NotUtf8,
         Self::LineTooLong,
@@ -111,6 +113,7 @@ impl DropReason {
         Self::WindowOutOfRange,
         Self::Duplicate,
         Self::SeriesLimit,
+        Self::CounterStart,
     ];
 
     /// The name in metrics, logs and reports: `snake_case`, stable.
@@ -145,13 +148,14 @@ impl DropReason {
             Self::WindowOutOfRange => "window_out_of_range",
             Self::Duplicate => "duplicate",
             Self::SeriesLimit => "series_limit",
+            Self::CounterStart => "counter_start",
         }
     }
 
     /// What one count of this reason stands for.
     pub const fn unit(self) -> DropUnit {
         match self as usize {
-            0..=11 | 27 | 28 => DropUnit::Observation,
+            0..=11 | 27..=29 => DropUnit::Observation,
             12..=17 => DropUnit::Record,
             _ => DropUnit::Frame,
         }

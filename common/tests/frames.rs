@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use vedette_common::limits::{DEVIATIONS_MAX, FRAME_BYTES_MAX};
 use vedette_common::wire::{
     Acknowledge, Birth, Calendar, CellName, Course, Deviation, Direction, Enroll, Enrolled, F24,
-    FRAME_HEADER_BYTES, Fraction, Frame, Heartbeat, Kind, Message, Phase, Refuse, RollUp, Shape, Summary,
-    WireError, decode, encode,
+    FRAME_HEADER_BYTES, Fraction, Frame, Heartbeat, Kind, Message, Phase, Refuse, RollUp, Scorer, Shape,
+    Summary, WireError, decode, encode,
 };
 use vedette_common::{DropReason, Lane, WallMs};
 
@@ -138,7 +138,12 @@ fn a_hundred_deviations_take_at_most_24_bytes_each() {
             cell: u8::try_from(index % 12).unwrap(),
             metric: 8,
             tags,
-            course: Course { phase: Phase::Ongoing, direction: Direction::Down, in_event: false },
+            course: Course {
+                phase: Phase::Ongoing,
+                direction: Direction::Down,
+                in_event: false,
+                scorer: Scorer::Value,
+            },
             onset_s_ago: 1_800,
             observed: F24::from_f32(310.25),
             expected: F24::from_f32(821.75),

@@ -6,14 +6,25 @@
 //! level is learned; it therefore follows `strain`, which does not rest.
 
 use vedette_common::WallMs;
-use vedette_common::wire::{Course, Direction, Phase, Shape};
+use vedette_common::wire::{Course, Direction, Phase, Scorer, Shape};
 
-use crate::score::Score;
+use crate::score::{FlatLine, Gap, Rhythm, Score, Spread, Vanish, Width};
 
 /// How many residuals the shape of a deviation keeps.
 const SHAPE_SAMPLES: usize = 8;
 /// What the state of one deviation may take.
-pub const DEVIATION_STATE_BYTES_MAX: usize = 64;
+pub const DEVIATION_STATE_BYTES_MAX: usize = 110;
+/// Zeros that last this many seconds are the new nature of a series.
+const ZEROS_S_MAX: f32 = 172_800.0;
+/// An error of this many usual ones is nothing special.
+const ORDINARY_ERRORS: f32 = 4.0;
+/// What a deviation that was over at once adds to the strain that the next one needs, as a share; at most so many
+/// count, and they are forgotten at this rate a second, one over a week.
+const FATIGUE: f32 = 0.25;
+const FATIGUE_MAX: f32 = 4.0;
+const FATIGUE_FORGET_RATE: f32 = 1.0 / 604_800.0;
+/// A deviation that showed for so many usual gaps was over at once.
+const BRIEF_STEPS: f32 = 6.0;
 
 const _: () = assert!(size_of::<DeviationState>() <= DEVIATION_STATE_BYTES_MAX);
 
@@ -27,29 +38,75 @@ pub struct DeviationSettings {
     pub strain_onset: f32,
     /// It lasts while the strain is at least this, between 0 and `strain_onset`; default 3.
     pub strain_ongoing: f32,
-    /// It ends after this time without a sign of it, in milliseconds of event time; default 600,000.
-    pub calm_ms: i64,
+    /// It ends when there was no sign of it for this many usual gaps between observations; default 12.
+    pub calm_steps: f32,
+    /// But not before this time, in milliseconds of event time, which should be a window; default 60,000.
+    pub calm_ms_min: i64,
+    /// And not after it; default 600,000.
+    pub calm_ms_max: i64,
+    /// A series is silent after this time at least, in milliseconds of event time; default 60,000.
+    pub silent_ms_min: u32,
 }
 
 impl Default for DeviationSettings {
     fn default() -> Self {
-        DeviationSettings { combined_onset: 0.5, strain_onset: 5.0, strain_ongoing: 3.0, calm_ms: 600_000 }
+        DeviationSettings {
+            combined_onset: 0.5,
+            strain_onset: 5.0,
+            strain_ongoing: 3.0,
+            calm_steps: 12.0,
+            calm_ms_min: 60_000,
+            calm_ms_max: 600_000,
+            silent_ms_min: 60_000,
+        }
     }
 }
 
-/// Where one series stands; 56 bytes.
+/// Which deviations of a series matter. Spread, flat lines and silence matter always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Interest {
+    /// Drops and rises.
+    #[default]
+    Both,
+    /// Drops: traffic.
+    Drop,
+    /// Rises: errors, latency.
+    Rise,
+}
+
+impl Interest {
+    /// Whether a deviation of the values in this direction matters.
+    pub const fn wants(self, direction: Direction) -> bool {
+        match self {
+            Self::Both => true,
+            Self::Drop => matches!(direction, Direction::Down),
+            Self::Rise => matches!(direction, Direction::Up),
+        }
+    }
+}
+
+/// Where one series stands, and the scorers that follow it from observation to observation; 108 bytes.
 #[repr(C)]
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct DeviationState {
-    /// When the present run of abnormal observations began, or the deviation that grew out of it.
-    onset_ms: i64,
-    /// The latest sign of abnormality.
-    sign_ms: i64,
-    /// The latest residuals, a ring.
-    residuals: [f32; SHAPE_SAMPLES],
+    /// When the present run of abnormal observations began, or the deviation that grew out of it, and the latest
+    /// sign of abnormality, in seconds of Unix time.
+    onset_s: u32,
+    sign_s: u32,
+    rhythm: Rhythm,
+    flat: FlatLine,
+    vanish: Vanish,
+    spread: Spread,
+    /// Deviations of late that were over at once.
+    brief: f32,
+    /// The upper halves of the latest residuals, a ring.
+    residuals: [u16; SHAPE_SAMPLES],
     next: u8,
     stage: Stage,
     direction: Direction,
+    scorer: Scorer,
+    interest: Interest,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,18 +119,54 @@ enum Stage {
     Strained,
     /// A deviation.
     Deviating,
+    /// A flat line has ended, and the errors that it made are still in the mean.
+    Recovering,
+}
+
+/// What one observation shows.
+#[derive(Clone, Copy)]
+enum Sign {
+    None,
+    /// Enough for a deviation to last.
+    Weak(Scorer),
+    /// Enough for one to begin.
+    Strong(Scorer, Direction),
+}
+
+/// A series from which nothing comes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Overdue {
+    /// Of the silence.
+    pub course: Course,
+    /// For how long nothing came, in seconds, and the longest usual gap.
+    pub gap_s: f32,
+    /// The longest usual gap, in seconds.
+    pub usual_s: f32,
+}
+
+impl Default for DeviationState {
+    fn default() -> Self {
+        Self::new(Interest::Both)
+    }
 }
 
 impl DeviationState {
     /// A series without a deviation.
-    pub const fn new() -> Self {
+    pub const fn new(interest: Interest) -> Self {
         DeviationState {
-            onset_ms: 0,
-            sign_ms: 0,
-            residuals: [0.0; SHAPE_SAMPLES],
+            onset_s: 0,
+            sign_s: 0,
+            rhythm: Rhythm::new(),
+            flat: FlatLine::new(),
+            vanish: Vanish::new(),
+            spread: Spread::new(),
+            brief: 0.0,
+            residuals: [0; SHAPE_SAMPLES],
             next: 0,
             stage: Stage::Calm,
             direction: Direction::Up,
+            scorer: Scorer::Value,
+            interest,
         }
     }
 
@@ -87,18 +180,48 @@ impl DeviationState {
         score: &Score,
         in_event: bool,
     ) -> Option<Course> {
-        self.residuals[usize::from(self.next)] = value as f32 - score.expected;
+        let step_s = self.rhythm.observe(at.0);
+        let residual = value as f32 - score.expected;
+        self.residuals[usize::from(self.next)] = (residual.to_bits() >> 16) as u16;
         self.next = (self.next + 1) % SHAPE_SAMPLES as u8;
-        if !score.ready {
-            return None;
+        self.brief -= step_s * FATIGUE_FORGET_RATE * self.brief;
+        let sign = self.look(settings, value, residual, score, step_s);
+        let was = self.scorer;
+        if self.is_deviating() && was == Scorer::Silence {
+            self.stage = Stage::Calm;
+            return Some(self.course(Phase::Ended, was, in_event));
         }
-        let phase = self.advance(settings, at.0, score)?;
-        Some(Course { phase, direction: self.direction, in_event })
+        let phase = self.advance(settings, seconds(at), sign)?;
+        Some(self.course(phase, self.scorer, in_event))
     }
 
-    /// When the present deviation began: the first observation of the run that led to it.
+    /// Asks whether the series is silent when the time is `now` and nothing came: at the close of a window.
+    pub fn overdue(&mut self, settings: &DeviationSettings, now: WallMs, in_event: bool) -> Option<Overdue> {
+        let silent = self.is_deviating() && self.scorer == Scorer::Silence;
+        let told = |state: &Self, phase, gap_s, usual_s| {
+            let course = state.course(phase, Scorer::Silence, in_event);
+            Some(Overdue { course, gap_s, usual_s })
+        };
+        match self.rhythm.ask(now.0, settings.silent_ms_min as f32 * 0.001) {
+            Gap::Usual => None,
+            Gap::Silent { gap_s, usual_s } if silent => told(self, Phase::Ongoing, gap_s, usual_s),
+            Gap::Silent { gap_s, usual_s } => {
+                (self.stage, self.scorer, self.direction) =
+                    (Stage::Deviating, Scorer::Silence, Direction::Down);
+                self.onset_s = seconds(now).saturating_sub(gap_s as u32);
+                told(self, Phase::Onset, gap_s, usual_s)
+            }
+            Gap::Gone => {
+                self.rhythm.forget();
+                self.stage = Stage::Calm;
+                if silent { told(self, Phase::Ended, 0.0, 0.0) } else { None }
+            }
+        }
+    }
+
+    /// When the present deviation began: the first observation of the run that led to it. To the second.
     pub const fn onset(&self) -> WallMs {
-        WallMs(self.onset_ms)
+        WallMs(self.onset_s as i64 * 1_000)
     }
 
     /// Whether there is a deviation now.
@@ -106,36 +229,96 @@ impl DeviationState {
         self.stage == Stage::Deviating
     }
 
+    /// Whether the value stands still as it never did: it then says nothing about what it measures.
+    pub fn is_stuck(&self) -> bool {
+        self.is_deviating() && self.scorer == Scorer::FlatLine
+    }
+
+    /// Whether a deviation matters to those who asked for some directions only.
+    pub fn wants(&self, course: Course) -> bool {
+        course.scorer != Scorer::Value || self.interest.wants(course.direction)
+    }
+
     /// The latest residuals, oldest first.
     pub fn shape(&self) -> Shape {
-        let mut ordered = self.residuals;
+        let mut ordered = self.residuals.map(|short| f32::from_bits(u32::from(short) << 16));
         ordered.rotate_left(usize::from(self.next));
         Shape::from_samples(&ordered)
     }
 
-    fn advance(&mut self, settings: &DeviationSettings, at_ms: i64, score: &Score) -> Option<Phase> {
+    fn course(&self, phase: Phase, scorer: Scorer, in_event: bool) -> Course {
+        Course { phase, direction: self.direction, in_event, scorer }
+    }
+
+    /// Shows the observation to the scorers that follow a series.
+    #[inline]
+    fn look(
+        &mut self,
+        settings: &DeviationSettings,
+        value: f64,
+        residual: f32,
+        score: &Score,
+        step_s: f32,
+    ) -> Sign {
         let strain = score.strain.abs();
         let strained = strain >= settings.strain_ongoing;
-        let alarmed =
-            strain >= settings.strain_onset || (strained && score.combined >= settings.combined_onset);
-        if strained {
-            self.sign_ms = at_ms;
-            if self.stage == Stage::Calm {
-                (self.stage, self.onset_ms) = (Stage::Strained, at_ms);
-            }
+        let ordinary = !strained && residual.abs() <= ORDINARY_ERRORS * score.usual;
+        let stuck = self.flat.observe(value, step_s, ordinary);
+        let vanished = self.vanish.observe(value, score.expected, score.usual, step_s)
+            && self.flat.run_s() <= ZEROS_S_MAX;
+        let width = self.spread.observe(residual, score.usual, step_s);
+        let weary = 1.0 + FATIGUE * self.brief.min(FATIGUE_MAX);
+        let alarmed = strain >= settings.strain_onset * weary
+            || (strain >= settings.strain_ongoing * weary && score.combined >= settings.combined_onset);
+        match () {
+            () if !score.ready => Sign::None,
+            () if stuck => Sign::Strong(Scorer::FlatLine, direction(score)),
+            () if vanished => Sign::Strong(Scorer::Value, Direction::Down),
+            () if alarmed => Sign::Strong(Scorer::Value, direction(score)),
+            () if strained => Sign::Weak(Scorer::Value),
+            () if width == Width::Wilder => Sign::Strong(Scorer::Spread, Direction::Up),
+            () if width == Width::Unusual => Sign::Weak(Scorer::Spread),
+            () => Sign::None,
         }
-        // A clock that ran backwards ends nothing early: the difference is then negative.
-        let calm = at_ms.saturating_sub(self.sign_ms) >= settings.calm_ms;
+    }
+
+    fn advance(&mut self, settings: &DeviationSettings, now_s: u32, sign: Sign) -> Option<Phase> {
+        if let Sign::Strong(scorer, direction) = sign
+            && self.begins(scorer, direction)
+        {
+            return Some(self.begin(now_s, scorer, direction));
+        }
+        // A sign of another scorer keeps nothing alive.
+        let signed = match sign {
+            Sign::None => false,
+            Sign::Weak(scorer) | Sign::Strong(scorer, _) => !self.is_deviating() || scorer == self.scorer,
+        };
+        if signed {
+            self.sign_s = now_s;
+        }
         match self.stage {
-            Stage::Calm => None,
-            Stage::Strained if alarmed => Some(self.begin(score)),
-            Stage::Strained => {
-                if !strained {
+            Stage::Calm | Stage::Strained => {
+                if self.stage == Stage::Calm {
+                    self.onset_s = now_s;
+                }
+                self.stage =
+                    if matches!(sign, Sign::Weak(Scorer::Value)) { Stage::Strained } else { Stage::Calm };
+                None
+            }
+            Stage::Recovering => {
+                if !signed || self.is_calm(settings, now_s, self.onset_s) {
                     self.stage = Stage::Calm;
                 }
                 None
             }
-            Stage::Deviating if calm => {
+            Stage::Deviating if self.scorer == Scorer::FlatLine && !signed => {
+                (self.stage, self.onset_s) = (Stage::Recovering, now_s);
+                Some(Phase::Ended)
+            }
+            Stage::Deviating if self.is_calm(settings, now_s, self.sign_s) => {
+                let brief_s = BRIEF_STEPS * self.rhythm.interval_s();
+                let was_brief = self.sign_s.saturating_sub(self.onset_s) as f32 <= brief_s;
+                self.brief += if was_brief && self.scorer == Scorer::Value { 1.0 } else { 0.0 };
                 self.stage = Stage::Calm;
                 Some(Phase::Ended)
             }
@@ -143,23 +326,68 @@ impl DeviationState {
         }
     }
 
-    fn begin(&mut self, score: &Score) -> Phase {
-        self.stage = Stage::Deviating;
-        self.direction = match score.strain {
-            s if s >= 1.0 => Direction::Up,
-            s if s <= -1.0 => Direction::Down,
-            _ => score.direction,
+    /// Whether a strong sign begins a deviation: where there is none; where one goes on that nobody wants; and where
+    /// what passed for a drop or a rise turns out to be a value that stands still.
+    fn begins(&self, scorer: Scorer, direction: Direction) -> bool {
+        match self.stage {
+            Stage::Calm | Stage::Strained => true,
+            Stage::Recovering => scorer == Scorer::FlatLine,
+            Stage::Deviating => {
+                let unwanted = self.scorer == Scorer::Value && !self.interest.wants(self.direction);
+                let turned = scorer == Scorer::Value && direction != self.direction && unwanted;
+                let stands_still = scorer == Scorer::FlatLine && self.scorer != Scorer::FlatLine;
+                let off = scorer == Scorer::Value && self.scorer == Scorer::Spread;
+                turned || stands_still || off
+            }
+        }
+    }
+
+    fn begin(&mut self, now_s: u32, scorer: Scorer, direction: Direction) -> Phase {
+        self.onset_s = match (self.stage, scorer) {
+            (_, Scorer::FlatLine) => now_s.saturating_sub(self.flat.run_s() as u32),
+            (Stage::Strained, Scorer::Value) => self.onset_s,
+            _ => now_s,
         };
+        (self.stage, self.scorer, self.direction, self.sign_s) = (Stage::Deviating, scorer, direction, now_s);
         Phase::Onset
     }
+
+    /// Whether it has been calm for long enough since `since_s`: some usual gaps, within bounds. A clock that ran
+    /// backwards ends nothing early.
+    fn is_calm(&self, settings: &DeviationSettings, now_s: u32, since_s: u32) -> bool {
+        let steps_ms = (settings.calm_steps * self.rhythm.interval_s() * 1_000.0) as i64;
+        let calm_ms = steps_ms.min(settings.calm_ms_max).max(settings.calm_ms_min);
+        (i64::from(now_s) - i64::from(since_s)) * 1_000 >= calm_ms
+    }
+}
+
+/// The side on which the recent errors lie, or the latest one.
+fn direction(score: &Score) -> Direction {
+    match score.strain {
+        s if s >= 1.0 => Direction::Up,
+        s if s <= -1.0 => Direction::Down,
+        _ => score.direction,
+    }
+}
+
+/// Seconds of Unix time, within what 32 bits hold: until the year 2106.
+fn seconds(at: WallMs) -> u32 {
+    at.0.div_euclid(1_000).clamp(0, i64::from(u32::MAX)) as u32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SETTINGS: DeviationSettings =
-        DeviationSettings { combined_onset: 0.5, strain_onset: 6.0, strain_ongoing: 2.0, calm_ms: 600_000 };
+    const SETTINGS: DeviationSettings = DeviationSettings {
+        combined_onset: 0.5,
+        strain_onset: 6.0,
+        strain_ongoing: 2.0,
+        calm_steps: 12.0,
+        calm_ms_min: 600_000,
+        calm_ms_max: 600_000,
+        silent_ms_min: 60_000,
+    };
 
     /// One observation a minute with these strains; the phases that follow.
     fn live<const N: usize>(
@@ -178,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_deviation_begins_lasts_and_ends_once() {
-        let mut state = DeviationState::new();
+        let mut state = DeviationState::default();
         let phases = live(&mut state, 100, [0.0, -3.0, -7.0, -7.0, -3.0]);
         assert_eq!(phases, [None, None, Some(Phase::Onset), Some(Phase::Ongoing), Some(Phase::Ongoing)]);
         assert_eq!(state.onset(), WallMs(101 * 60_000), "where the run began");
@@ -190,7 +418,7 @@ mod tests {
 
     #[test]
     fn wavering_is_one_deviation() {
-        let mut state = DeviationState::new();
+        let mut state = DeviationState::default();
         live(&mut state, 0, [7.0]);
         let phases = live(&mut state, 1, [1.0, 7.0, 0.0, 0.0, 7.0, 1.0, 2.5, 0.0]);
         assert_eq!(phases, [Some(Phase::Ongoing); 8]);
@@ -198,27 +426,28 @@ mod tests {
 
     #[test]
     fn strain_without_alarm_is_none() {
-        let mut state = DeviationState::new();
+        let mut state = DeviationState::default();
         assert_eq!(live(&mut state, 0, [3.0, 5.0, 3.0, 1.0, 3.0]), [None; 5]);
     }
 
     #[test]
     fn an_alarm_under_some_strain_begins_one_downwards() {
-        let mut state = DeviationState::new();
+        let mut state = DeviationState::default();
         let score = Score { combined: 0.8, strain: -2.5, ready: true, ..Score::default() };
         let course = state.step(&SETTINGS, WallMs(5), 0.0, &score, true).expect("an onset");
-        assert_eq!(course, Course { phase: Phase::Onset, direction: Direction::Down, in_event: true });
+        let (direction, scorer) = (Direction::Down, Scorer::Value);
+        assert_eq!(course, Course { phase: Phase::Onset, direction, in_event: true, scorer });
     }
 
     #[test]
     fn warm_up_is_no_deviation() {
         let score = Score { combined: 1.0, strain: 9.0, ready: false, ..Score::default() };
-        assert_eq!(DeviationState::new().step(&SETTINGS, WallMs(0), 0.0, &score, false), None);
+        assert_eq!(DeviationState::default().step(&SETTINGS, WallMs(0), 0.0, &score, false), None);
     }
 
     #[test]
     fn a_clock_that_jumps_keeps_the_order_of_phases() {
-        let mut state = DeviationState::new();
+        let mut state = DeviationState::default();
         live(&mut state, 1_000, [7.0]);
         assert_eq!(live(&mut state, 10, [7.0, 7.0]), [Some(Phase::Ongoing); 2]);
         assert_eq!(live(&mut state, i64::MAX / 60_000, [0.0]), [Some(Phase::Ended)]);
@@ -226,7 +455,7 @@ mod tests {
 
     #[test]
     fn the_shape_is_the_last_eight_residuals() {
-        let mut state = DeviationState::new();
+        let mut state = DeviationState::default();
         live(&mut state, 0, [9.0, 0.0, 0.0, 0.0, 0.0, -4.0, -8.0, -8.0, -8.0]);
         let samples = state.shape().to_samples();
         assert_eq!(samples[0], 0.0);

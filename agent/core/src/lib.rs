@@ -14,6 +14,7 @@ pub mod index;
 pub mod key;
 pub mod lattice;
 pub mod link;
+pub mod metric;
 pub mod names;
 pub mod parse;
 pub mod pending;

@@ -31,13 +31,18 @@ pub struct Pending {
 
 impl Default for Pending {
     fn default() -> Self {
-        use vedette_common::wire::Direction;
+        use vedette_common::wire::{Direction, Scorer};
         Self {
             slot: 0,
             row: 0,
             tags: NameId::NONE,
             window: 0,
-            course: Course { phase: Phase::Ongoing, direction: Direction::Up, in_event: false },
+            course: Course {
+                phase: Phase::Ongoing,
+                direction: Direction::Up,
+                in_event: false,
+                scorer: Scorer::Value,
+            },
             onset: WallMs(0),
             observed: 0.0,
             expected: 0.0,

@@ -7,14 +7,16 @@ use core::hash::Hasher;
 
 use vedette_common::{
     DropCounts, DropReason, Now, WallMs,
-    wire::{Calendar, Course, Fraction, Phase},
+    wire::{Calendar, Course, Fraction, Phase, Scorer},
 };
 
 use crate::{
+    deviation::Interest,
     fold,
     index::cells_for,
     key::{DefaultTags, HashKey, Observation, SeriesName},
     lattice::Lattice,
+    metric,
     names::Names,
     parse::{
         Format, ParseError, Precision,
@@ -67,6 +69,8 @@ pub struct PipelineCounts {
     pub drops: DropCounts,
     /// Deviations that began.
     pub onsets: u64,
+    /// Deviations that began in a direction that the settings do not ask for; they are not sent.
+    pub unwanted: u64,
     /// Series evicted because another needed the slot.
     pub evicted: u64,
     /// Series that have a slot now.
@@ -120,6 +124,9 @@ impl Arrival {
     }
 }
 
+/// Series that are asked for silence when a window closes: a million are gone through in sixteen windows.
+const SILENCE_ASKED_MAX: u32 = 65_536;
+
 /// Ways in which a series can be spelled; they keep the hashes of different formats apart.
 const SPELLED_AS_LINE: u8 = 1;
 const SPELLED_AS_STATSD: u8 = 2;
@@ -137,6 +144,8 @@ pub struct Pipeline<'m> {
     pub(crate) windows: Windows,
     regions: Regions,
     next_flush: Option<WallMs>,
+    /// The slot that was last asked whether it is silent.
+    next_asked: u32,
     counts: PipelineCounts,
 }
 
@@ -171,6 +180,7 @@ impl<'m> Pipeline<'m> {
             windows: Windows::new(settings.window_ms, settings.lateness_ms),
             regions: Regions::default(),
             next_flush: None,
+            next_asked: 0,
             counts: PipelineCounts::default(),
             settings,
         })
@@ -262,6 +272,7 @@ impl<'m> Pipeline<'m> {
         }
         if self.windows.is_due(now) {
             self.close_cells(now);
+            self.ask_silent(self.windows.oldest());
             self.windows.close();
         }
     }
@@ -449,6 +460,15 @@ impl<'m> Pipeline<'m> {
             }
             // Else the clock was wrong when the series was last seen, and the right time counts from here on.
         }
+        let mut value = value;
+        if slot.origin == Origin::Counter {
+            let step_ms = at.0.saturating_sub(slot.last_ms);
+            if step_ms == 0 {
+                return Err(DropReason::Late);
+            }
+            slot.last_ms = at.0;
+            value = slot.rate(value, step_ms).ok_or(DropReason::CounterStart)?;
+        }
         slot.last_ms = at.0;
         slot.seen_s = arrival.seen_s();
         Ok(self.score(place, arrival.window, at, value))
@@ -460,12 +480,14 @@ impl<'m> Pipeline<'m> {
         let slot = self.table.slot_mut(place);
         let in_event = self.regions.in_event(slot.region, at);
         let moment = Moment::new(at, self.regions.offset_s(slot.region));
-        let learning = if in_event { Learning::SeasonRests } else { Learning::Normal };
+        // A value that stands still says nothing of what it measures: it neither teaches nor counts.
+        let stuck = slot.deviation.is_stuck();
+        let learning = if in_event || stuck { Learning::SeasonRests } else { Learning::Normal };
         let score = slot.state.update(moment, value, learning);
         let course = slot.deviation.step(&self.settings.deviation, at, value, &score, in_event);
         let sums = &mut self.lattice.rows[slot.row as usize].sums[usize::from(window)];
         sums.seen += 1;
-        if score.ready {
+        if score.ready && !slot.deviation.is_stuck() {
             sums.observed += value;
             sums.expected += f64::from(score.expected);
             sums.count += 1;
@@ -478,10 +500,43 @@ impl<'m> Pipeline<'m> {
         score
     }
 
+    /// At the close of a window, asks the next series of the table whether nothing came from them for too long.
+    fn ask_silent(&mut self, window: u8) {
+        let now = self.windows.last_ms().plus_ms(1);
+        let slots = self.table.slots();
+        for _ in 0..slots.min(SILENCE_ASKED_MAX) {
+            self.next_asked = if self.next_asked + 1 < slots { self.next_asked + 1 } else { 0 };
+            // When everything falls silent at once, as much as half of the room tells the story.
+            if self.queue.len() * 2 > self.settings.deviations_pending_max as usize {
+                return;
+            }
+            let slot = self.table.slot_mut(self.next_asked);
+            // A StatsD counter has said zero for a while before it stops: that is for the scorers of its values.
+            let comes =
+                matches!(slot.origin, Origin::Direct | Origin::Counter | Origin::Folded(statsd::Kind::Gauge));
+            if !comes || slot.last_ms >= now.0 {
+                continue;
+            }
+            let in_event = self.regions.in_event(slot.region, now);
+            let Some(overdue) = slot.deviation.overdue(&self.settings.deviation, now, in_event) else {
+                continue;
+            };
+            let said = Score { expected: overdue.usual_s, ..Score::default() };
+            self.note_deviation(self.next_asked, window, overdue.course, f64::from(overdue.gap_s), &said);
+        }
+    }
+
     /// Puts a deviation into the queue, or into what waits there of the same series and window.
     fn note_deviation(&mut self, place: u32, window: u8, course: Course, value: f64, score: &Score) {
-        self.counts.onsets += u64::from(course.phase == Phase::Onset);
+        let onset = u64::from(course.phase == Phase::Onset);
         let slot = self.table.slot_mut(place);
+        if !slot.deviation.wants(course) {
+            self.counts.unwanted += onset;
+            return;
+        }
+        self.counts.onsets += onset;
+        // Spread, flat lines and silence are sure of themselves, and have no score of the values.
+        let least = if course.scorer == Scorer::Value { 0.0 } else { 0.5 };
         let hint = &mut slot.pending[usize::from(window)];
         let pending = Pending {
             slot: place,
@@ -492,7 +547,7 @@ impl<'m> Pipeline<'m> {
             onset: slot.deviation.onset(),
             observed: value,
             expected: score.expected,
-            score: Fraction::from_f32(score.combined),
+            score: Fraction::from_f32(score.combined.max(least)),
             forecast: Fraction::from_f32(score.forecast),
             derivative: Fraction::from_f32(score.derivative),
             distribution: Fraction::from_f32(score.distribution),
@@ -535,13 +590,15 @@ impl<'m> Pipeline<'m> {
     ) -> Result<u32, Fault> {
         let name = SeriesName::new(&self.settings.dimensions, defaults, observation)?;
         let identity = name.identity(self.key);
+        let (interest, counter) = metric::look_up(&self.settings.metrics, &name.metric);
+        let origin = if counter && origin == Origin::Direct { Origin::Counter } else { origin };
         let place = match self.table.find(identity) {
             // One name for a counter and a gauge, or for StatsD and line protocol, would mix two meanings.
             Some(place) if self.table.slot(place).origin != origin => {
                 return Err(DropReason::UnsupportedType.into());
             }
             Some(place) => place,
-            None => self.admit(arrival, &name, identity, origin)?,
+            None => self.admit(arrival, &name, identity, (origin, interest))?,
         };
         self.table.respell(place, spelling);
         Ok(place)
@@ -553,7 +610,7 @@ impl<'m> Pipeline<'m> {
         arrival: &Arrival,
         name: &SeriesName<'_>,
         identity: u128,
-        origin: Origin,
+        kind: (Origin, Interest),
     ) -> Result<u32, DropReason> {
         let region = self.regions.place(name.cell[0]).ok_or(DropReason::CellLimit)?;
         let cell =
@@ -561,7 +618,7 @@ impl<'m> Pipeline<'m> {
         if self.table.is_full() {
             self.evict(arrival.seen_s());
         }
-        let place = self.fill_slot(arrival, name, identity, origin, (cell, region));
+        let place = self.fill_slot(arrival, name, identity, kind, (cell, region));
         place.ok_or_else(|| {
             self.lattice.cells[cell as usize].overflowed += 1;
             DropReason::SeriesLimit
@@ -573,7 +630,7 @@ impl<'m> Pipeline<'m> {
         arrival: &Arrival,
         name: &SeriesName<'_>,
         identity: u128,
-        origin: Origin,
+        (origin, interest): (Origin, Interest),
         (cell, region): (u32, u8),
     ) -> Option<u32> {
         if self.table.is_full() {
@@ -584,7 +641,8 @@ impl<'m> Pipeline<'m> {
             self.lattice.release(&mut self.names, row);
             return None;
         };
-        self.table.insert(NewSeries { identity, origin, row, tags, region, seen_s: arrival.seen_s() })
+        let seen_s = arrival.seen_s();
+        self.table.insert(NewSeries { identity, origin, row, tags, region, seen_s, interest })
     }
 
     /// Makes room: the series that were silent longest go, if they were silent long enough.
@@ -675,6 +733,7 @@ impl<'m> Pipeline<'m> {
             tags: self.names.retain("").ok()?,
             region: known.region,
             seen_s: u32::try_from(now.mono.0 / 1000).unwrap_or(u32::MAX),
+            interest: Interest::Both,
         };
         let place = self.table.insert(new);
         match place {

@@ -10,6 +10,7 @@ use crate::{
     index::{self, POSITIONS_MAX},
     key::Dimensions,
     lattice::{Cell, Row},
+    metric::MetricRules,
     names::NameEntry,
     pending::Pending,
     table::Slot,
@@ -51,6 +52,8 @@ pub struct PipelineSettings {
     pub silent_ms: u32,
     /// When a deviation begins and ends.
     pub deviation: DeviationSettings,
+    /// What holds for some metrics; default nothing.
+    pub metrics: MetricRules,
 }
 
 /// What is wrong with the settings of a pipeline.
@@ -136,6 +139,7 @@ impl PipelineSettings {
             counter_quiet_ms: 300_000,
             silent_ms: 3_600_000,
             deviation: DeviationSettings::default(),
+            metrics: MetricRules::new(),
         }
     }
 

@@ -5,7 +5,7 @@
 //! looking into its tags; only a new spelling is parsed and brought into canonical form. A spelling is
 //! recognised by a keyed 64-bit hash: that two of a million are equal by chance has a probability of 3 in 10^8.
 use crate::{
-    deviation::DeviationState,
+    deviation::{DeviationState, Interest},
     index::{self, Index},
     names::NameId,
     parse::statsd,
@@ -27,6 +27,8 @@ pub(crate) enum Origin {
     Free,
     /// Each observation is scored as it comes.
     Direct,
+    /// Values of a counter: the rate since the one before is scored; `sum` is that one, if `weight` is not 0.
+    Counter,
     /// StatsD: folded over an interval, then observed once.
     Folded(statsd::Kind),
     /// The series of a cell that counts what found no slot.
@@ -75,9 +77,17 @@ impl Slot {
             quiet_flushes: 0,
             region: 0,
             origin: Origin::Free,
-            deviation: DeviationState::new(),
+            deviation: DeviationState::new(Interest::Both),
             state: SeriesState::new(0),
         }
+    }
+
+    /// The rate a second since the value before, `step_ms` earlier; `None` for the first value and after the counter
+    /// began anew or wrapped, of which nobody knows how far it had come.
+    pub(crate) fn rate(&mut self, value: f64, step_ms: i64) -> Option<f64> {
+        let known = core::mem::replace(&mut self.weight, 1.0) > 0.0;
+        let grown = value - core::mem::replace(&mut self.sum, value);
+        (known && grown >= 0.0 && step_ms > 0).then(|| grown * 1_000.0 / step_ms as f64)
     }
 
     fn is_identity(&self, identity: u128) -> bool {
@@ -104,6 +114,7 @@ pub(crate) struct NewSeries {
     pub(crate) tags: NameId,
     pub(crate) region: u8,
     pub(crate) seen_s: u32,
+    pub(crate) interest: Interest,
 }
 
 /// The slots and the two ways to them.
@@ -217,6 +228,7 @@ impl<'m> SeriesTable<'m> {
         self.free = slot.row;
         *slot = Slot { identity, row: new.row, tags: new.tags, region: new.region, ..Slot::free() };
         slot.origin = new.origin;
+        slot.deviation = DeviationState::new(new.interest);
         slot.seen_s = new.seen_s;
         slot.state = SeriesState::new(identity[0] as u32);
         self.by_identity.insert(identity[0], place);
@@ -286,7 +298,15 @@ mod tests {
     use std::vec;
 
     fn new(identity: u128, seen_s: u32) -> NewSeries {
-        NewSeries { identity, origin: Origin::Direct, row: 7, tags: NameId::NONE, region: 0, seen_s }
+        NewSeries {
+            identity,
+            origin: Origin::Direct,
+            row: 7,
+            tags: NameId::NONE,
+            region: 0,
+            seen_s,
+            interest: Interest::Both,
+        }
     }
 
     fn with_table(series_max: u32, test: impl FnOnce(&mut SeriesTable<'_>)) {

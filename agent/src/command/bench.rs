@@ -120,7 +120,7 @@ struct Scored {
 
 fn measure_scoring(series: u32, time: Duration) -> anyhow::Result<(Effort, u64)> {
     let mut states: Vec<Scored> = (0..series)
-        .map(|number| Scored { state: SeriesState::new(number), deviation: DeviationState::new() })
+        .map(|number| Scored { state: SeriesState::new(number), deviation: DeviationState::default() })
         .collect();
     let settings = DeviationSettings::default();
     let mut values = Values::new();
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn a_round_visits_every_series_once() {
         for series in [1, 2, 3, 100, 1000] {
-            let one = Scored { state: SeriesState::new(0), deviation: DeviationState::new() };
+            let one = Scored { state: SeriesState::new(0), deviation: DeviationState::default() };
             let mut states = vec![one; series];
             for round in 0..=i64::from(WARM_UP_OBSERVATIONS) {
                 score_round(

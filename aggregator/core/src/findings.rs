@@ -108,7 +108,8 @@ impl Bench<'_> {
         let mut series = Vec::new();
         for point in members {
             let Some(reported) = self.window.regions.get(&point.region) else { continue };
-            let own = reported.deviations.iter().filter(|d| d.series == point.series);
+            let own =
+                reported.deviations.iter().filter(|d| d.series == point.series && d.scorer.trusts_values());
             let best = own.map(|d| d.score).fold(0.0, f64::max);
             series.push(AlarmSeries {
                 measurement: metric.into(),

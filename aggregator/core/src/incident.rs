@@ -31,12 +31,14 @@ pub(crate) enum Source {
     Silent,
     /// Cells without data.
     Missing,
+    /// Series that are silent or stuck in cells that report.
+    Unwell,
 }
 
 impl Source {
     pub(crate) const fn kind(self) -> Kind {
         match self {
-            Self::Silent | Self::Missing => Kind::Telemetry,
+            Self::Silent | Self::Missing | Self::Unwell => Kind::Telemetry,
             Self::Common | Self::Leftover | Self::Lone => Kind::Malfunction,
         }
     }
@@ -48,6 +50,7 @@ impl Source {
             Self::Lone => "lone",
             Self::Silent => "silent",
             Self::Missing => "missing",
+            Self::Unwell => "unwell",
         }
     }
 }

@@ -194,6 +194,7 @@ impl Intake<'_> {
             series,
             tags: tags.into(),
             phase: row.course.phase,
+            scorer: row.course.scorer,
             onset_at: end.plus_ms(-1000 * i64::from(row.onset_s_ago)),
             observed: f64::from(row.observed.to_f32()),
             expected: f64::from(row.expected.to_f32()),

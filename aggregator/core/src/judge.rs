@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use vedette_common::wire::Scorer;
+
 use crate::alarm::Scope;
 use crate::correlate::{self, CommonMode, HORIZONS, LONG_KEEP, Point, log_ratio};
 use crate::errors::Roles;
@@ -89,6 +91,7 @@ pub(crate) fn judge(
     let mut findings = combine::combine(findings, fleet, case.journal);
     findings.extend(lone::judge(fleet, &bench));
     findings.extend(telemetry::missing(fleet, &bench));
+    findings.extend(telemetry::unwell(fleet, &bench));
     findings.iter_mut().for_each(|finding| silence(finding, case.silences, window));
     findings
 }
@@ -111,9 +114,12 @@ fn absorb(fleet: &mut Fleet, memory: &mut Memory, window: &PendingWindow) {
             let cell = series.cell;
             region.see(cell, window.start, window.window_ms);
         }
-        for deviating in &reported.deviations {
+        // A silence is said by the agent, not by the cell: it does not make the cell seen.
+        for deviating in reported.deviations.iter().filter(|d| d.scorer != Scorer::Silence) {
             let Some(series) = region.series.get_mut(deviating.series as usize) else { continue };
-            series.score = series.score.max(deviating.score);
+            if deviating.scorer.trusts_values() {
+                series.score = series.score.max(deviating.score);
+            }
             let cell = series.cell;
             region.see(cell, window.start, window.window_ms);
         }

@@ -22,7 +22,8 @@ pub(crate) fn judge(fleet: &Fleet, bench: &Bench<'_>) -> Vec<Finding> {
             continue;
         };
         let mut by_cell: BTreeMap<(&str, &str), Vec<&Deviating>> = BTreeMap::new();
-        for deviating in reported.deviations.iter().filter(|d| d.phase != Phase::Ended) {
+        let lasting = |d: &&Deviating| d.phase != Phase::Ended && d.scorer.trusts_values();
+        for deviating in reported.deviations.iter().filter(lasting) {
             let Some(series) = region.series.get(deviating.series as usize) else { continue };
             if bench.case.settings.metric(fleet.names.metrics.get(series.metric)).is_none() {
                 let cell = &region.cells[series.cell as usize];

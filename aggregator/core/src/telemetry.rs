@@ -1,12 +1,14 @@
-//! Telemetry that is missing: agents that do not speak, and cells that used to report and no longer do.
+//! Telemetry that is missing: agents that do not speak, cells that used to report and no longer do, and series that
+//! are silent or stuck in cells that report.
 //!
 //! It must never read a gap as a drop. The hard case is a cell that reports now and then: it is missing only after a
 //! gap much longer than the gaps that are usual for it.
 use std::collections::{BTreeMap, BTreeSet};
 
 use vedette_common::WallMs;
+use vedette_common::wire::{Phase, Scorer};
 
-use crate::alarm::{Scope, Severity, Verdict};
+use crate::alarm::{AlarmSeries, Scope, Severity, Verdict};
 use crate::evidence::{Direction, Evidence, MissingEvidence};
 use crate::incident::{Finding, Source};
 use crate::instant::Instant;
@@ -14,6 +16,7 @@ use crate::judge::Bench;
 use crate::region::{Cell, Fleet, Names, Region};
 use crate::session::Session;
 use crate::settings::Timing;
+use crate::window::Deviating;
 
 /// The finding about an agent that is silent.
 pub(crate) fn silent(session: &Session) -> Finding {
@@ -139,4 +142,75 @@ fn find_missing(fleet: &Fleet, region: &Region, agent: &str, cells: &[&Cell]) ->
         },
         series: Vec::new(),
     }
+}
+
+/// Findings about series that their agents found silent or stuck: one for each cell. They are never judged as a drop of
+/// traffic, and a single series notifies nobody: a cell of which nothing comes is found by [`missing`].
+pub(crate) fn unwell(fleet: &Fleet, bench: &Bench<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for place in &bench.regions {
+        let (Some(region), Some(reported)) = (fleet.get(*place), bench.window.regions.get(place)) else {
+            continue;
+        };
+        let mut by_cell: BTreeMap<(&str, &str), Vec<&Deviating>> = BTreeMap::new();
+        let lasting = |d: &&Deviating| d.phase != Phase::Ended && !d.scorer.trusts_values();
+        for deviating in reported.deviations.iter().filter(lasting) {
+            let Some(series) = region.series.get(deviating.series as usize) else { continue };
+            let cell = &region.cells[series.cell as usize];
+            let names = (fleet.names.devices.get(cell.device), fleet.names.stacks.get(cell.stack));
+            by_cell.entry(names).or_default().push(deviating);
+        }
+        let found = by_cell
+            .into_iter()
+            .filter_map(|(names, deviations)| find_unwell(fleet, bench, (*place, region), names, deviations));
+        findings.extend(found);
+    }
+    findings
+}
+
+fn find_unwell(
+    fleet: &Fleet,
+    bench: &Bench<'_>,
+    (place, region): (u16, &Region),
+    (device, stack): (&str, &str),
+    mut deviations: Vec<&Deviating>,
+) -> Option<Finding> {
+    let metric = |d: &Deviating| fleet.names.metrics.get(region.series[d.series as usize].metric);
+    deviations.sort_by(|a, b| (metric(a), &a.tags).cmp(&(metric(b), &b.tags)));
+    let first = *deviations.first()?;
+    let cell = &region.cells[region.series[first.series as usize].cell as usize];
+    let silent = deviations.iter().filter(|d| d.scorer == Scorer::Silence).count();
+    let stuck = deviations.len() - silent;
+    let most = bench.case.settings.limits.series_per_alarm_max;
+    let series = deviations.iter().take(most).map(|d| AlarmSeries {
+        measurement: metric(d).into(),
+        tags: bench.tags(fleet, place, cell.device, cell.stack, &d.tags),
+        observed: d.observed,
+        expected: d.expected,
+        score: d.score,
+    });
+    Some(Finding {
+        source: Source::Unwell,
+        scope: Scope {
+            region: vec![region.name.clone()],
+            device: vec![device.into()],
+            stack: vec![stack.into()],
+        },
+        verdict: Verdict::DataFault,
+        notify: false,
+        notify_after: None,
+        at_once: false,
+        weight: deviations.len() as f64,
+        severity: Severity::Info,
+        started_at: deviations.iter().map(|d| d.onset_at).min().unwrap_or(bench.window.start),
+        series: series.collect(),
+        evidence: Evidence {
+            reason: format!(
+                "{silent} series silent and {stuck} stuck at one value in a cell that reports: a fault of the telemetry, \
+                 left out of the cell's sums and never read as a drop"
+            ),
+            counterfactual: "would have notified had the whole cell been missing".into(),
+            ..Evidence::nothing(Direction::Drop)
+        },
+    })
 }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use vedette_common::wire::{Phase, Shape};
+use vedette_common::wire::{Phase, Scorer, Shape};
 use vedette_common::{AgentId, WallMs};
 
 /// Observed and expected sums of one series over one window.
@@ -32,6 +32,9 @@ pub(crate) struct Deviating {
     /// Further tags in canonical form.
     pub(crate) tags: String,
     pub(crate) phase: Phase,
+    /// Who found it; of a flat line or a silence the values say nothing.
+    #[serde(default)]
+    pub(crate) scorer: Scorer,
     pub(crate) onset_at: WallMs,
     pub(crate) observed: f64,
     pub(crate) expected: f64,

@@ -7,11 +7,11 @@
 use std::collections::BTreeSet;
 
 use vedette_aggregator_core::{
-    Aggregator, AllowedRegions, Disposition, Effect, IncidentState, Limits, Reason, Settings, Verdict,
+    Aggregator, AllowedRegions, Disposition, Effect, IncidentState, Kind, Limits, Reason, Settings, Verdict,
 };
 use vedette_common::wire::{
-    CellName, Course, Deviation, Direction, F24, Fraction, NO_TAGS, Phase, RefuseReason, RollUp, Shape,
-    Summary,
+    CellName, Course, Deviation, Direction, F24, Fraction, NO_TAGS, Phase, RefuseReason, RollUp, Scorer,
+    Shape, Summary,
 };
 use vedette_common::{AgentId, BootId, Lane, MonoMs, Now, RecordKey, Sequence, WallMs};
 
@@ -120,7 +120,12 @@ fn deviating(window: i64, score: f32) -> Summary {
         cell: 0,
         metric,
         tags: NO_TAGS,
-        course: Course { phase: Phase::Ongoing, direction: Direction::Up, in_event: false },
+        course: Course {
+            phase: Phase::Ongoing,
+            direction: Direction::Up,
+            in_event: false,
+            scorer: Scorer::Value,
+        },
         onset_s_ago: 10 * (window as u32 + 1),
         observed: F24::from_f32(97.0),
         expected: F24::from_f32(20.0),
@@ -156,4 +161,26 @@ fn without_a_config_deviations_are_shown_and_only_lasting_extremes_are_told() {
     assert_eq!(states(0.9, 60), [held]);
     assert_eq!(states(1.0, 20), [held]);
     assert_eq!(states(1.0, 60), [held, (IncidentState::Open, Verdict::Malfunction)]);
+}
+
+#[test]
+fn silent_and_stuck_series_are_faults_of_the_telemetry_and_tell_nobody() {
+    for scorer in [Scorer::Silence, Scorer::FlatLine] {
+        let mut aggregator = Aggregator::new(Settings::default());
+        let mut alarms = Vec::new();
+        for window in 0..100 {
+            let mut found = deviating(window, 1.0);
+            found.deviations[0].course =
+                Course { scorer, direction: Direction::Down, ..found.deviations[0].course };
+            take(&mut aggregator, window, &found);
+            take(&mut aggregator, window, &summary(Lane::RollUps, window as u64 + 1, window, "uk"));
+            aggregator.handle_deadline(now(window + 3));
+            while let Some(effect) = aggregator.poll_effect() {
+                if let Effect::Incident(alarm) = effect {
+                    alarms.push((alarm.state, alarm.kind, alarm.verdict));
+                }
+            }
+        }
+        assert_eq!(alarms, [(IncidentState::Suppressed, Kind::Telemetry, Verdict::DataFault)], "{scorer:?}");
+    }
 }

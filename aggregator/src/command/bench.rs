@@ -10,8 +10,8 @@ use serde::Serialize;
 use vedette_aggregator_core::{Aggregator, AlarmOn, AllowedRegions, MetricSettings, Role, Settings};
 use vedette_common::limits::{CELLS_MAX, DEVIATIONS_MAX, FRAME_BYTES_MAX};
 use vedette_common::wire::{
-    CellName, Course, Deviation, Direction, F24, Fraction, Frame, NO_TAGS, Phase, RollUp, Shape, Summary,
-    decode, encode,
+    CellName, Course, Deviation, Direction, F24, Fraction, Frame, NO_TAGS, Phase, RollUp, Scorer, Shape,
+    Summary, decode, encode,
 };
 use vedette_common::{AgentId, BootId, Lane, MonoMs, Now, RecordKey, Sequence, WallMs};
 
@@ -162,7 +162,12 @@ fn summary(agent: usize, window: u64, lane: Lane) -> Summary {
     for at in 0..DEVIATIONS_MAX {
         let (observed, expected) = pair(at);
         let score = Fraction::from_f32(0.5 + noise(at).abs());
-        let course = Course { phase: Phase::Ongoing, direction: Direction::Down, in_event: false };
+        let course = Course {
+            phase: Phase::Ongoing,
+            direction: Direction::Down,
+            in_event: false,
+            scorer: Scorer::Value,
+        };
         let _ = summary.deviations.push(Deviation {
             cell: (at % CELLS_MAX) as u8,
             metric,

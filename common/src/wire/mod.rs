@@ -17,4 +17,4 @@ pub use message::{
 };
 pub use quantity::{F24, Fraction, Shape};
 pub use strings::{StringTable, StringsFull};
-pub use summary::{CellName, Course, Deviation, Direction, NO_TAGS, Phase, RollUp, Summary};
+pub use summary::{CellName, Course, Deviation, Direction, NO_TAGS, Phase, RollUp, Scorer, Summary};

@@ -38,8 +38,39 @@ pub enum Phase {
     Ended,
 }
 
-/// Phase, direction, and whether a scheduled event was on; one byte on the wire: bits 0-1 the phase, bit 2
-/// set for down, bit 3 set inside an event, the rest zero.
+/// Which scorer found a deviation; it decides what the deviation may be taken for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Scorer {
+    /// The values: forecast, derivative and distribution, or zeros where there should be none. A drop or a rise.
+    #[default]
+    Value,
+    /// The spread of the values about their forecast. Neither drop nor rise: up is wilder, down is calmer.
+    Spread,
+    /// A value that stands still as this series never did. A fault of the telemetry, no drop.
+    FlatLine,
+    /// No value for longer than is usual for this series. A fault of the telemetry, no drop: observed and
+    /// expected are then seconds, since the latest value and of the longest usual gap.
+    Silence,
+}
+
+impl Scorer {
+    /// Whether the values of the series may be compared with their forecast.
+    pub const fn trusts_values(self) -> bool {
+        matches!(self, Self::Value | Self::Spread)
+    }
+
+    const fn from_bits(bits: u8) -> Self {
+        match bits & 3 {
+            0 => Self::Value,
+            1 => Self::Spread,
+            2 => Self::FlatLine,
+            _ => Self::Silence,
+        }
+    }
+}
+
+/// Phase, direction, whether a scheduled event was on, and who found it; one byte on the wire: bits 0-1 the
+/// phase, bit 2 set for down, bit 3 set inside an event, bits 4-5 the scorer, the rest zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Course {
     /// Where it stands.
@@ -48,12 +79,14 @@ pub struct Course {
     pub direction: Direction,
     /// Whether a calendar entry covered the window.
     pub in_event: bool,
+    /// Which scorer found it.
+    pub scorer: Scorer,
 }
 
 impl Course {
     const fn to_byte(self) -> u8 {
         let down = matches!(self.direction, Direction::Down) as u8;
-        self.phase as u8 | down << 2 | (self.in_event as u8) << 3
+        self.phase as u8 | down << 2 | (self.in_event as u8) << 3 | (self.scorer as u8) << 4
     }
 
     const fn from_byte(byte: u8) -> Option<Self> {
@@ -63,11 +96,11 @@ impl Course {
             2 => Phase::Ended,
             _ => return None,
         };
-        if byte > 15 {
+        if byte > 63 {
             return None;
         }
         let direction = if byte & 4 == 0 { Direction::Up } else { Direction::Down };
-        Some(Self { phase, direction, in_event: byte & 8 != 0 })
+        Some(Self { phase, direction, in_event: byte & 8 != 0, scorer: Scorer::from_bits(byte >> 4) })
     }
 }
 
@@ -235,6 +268,6 @@ mod tests {
                 seen += 1;
             }
         }
-        assert_eq!(seen, 12);
+        assert_eq!(seen, 48);
     }
 }

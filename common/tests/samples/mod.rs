@@ -5,7 +5,7 @@
 use heapless::Vec;
 use vedette_common::wire::{
     Acknowledge, Birth, Calendar, CalendarEntry, CellName, Course, Deviation, Direction, DropCount, Enroll,
-    Enrolled, F24, Fraction, Heartbeat, NO_TAGS, Phase, Refuse, RefuseReason, RollUp, Shape, Summary,
+    Enrolled, F24, Fraction, Heartbeat, NO_TAGS, Phase, Refuse, RefuseReason, RollUp, Scorer, Shape, Summary,
 };
 use vedette_common::{AgentId, BootId, Lane, RecordKey, Sequence, WallMs};
 
@@ -45,7 +45,7 @@ pub(crate) fn summary() -> Summary {
             cell: 0,
             metric: 3,
             tags,
-            course: Course { phase, direction, in_event: tags == NO_TAGS },
+            course: Course { phase, direction, in_event: tags == NO_TAGS, scorer: Scorer::Value },
             onset_s_ago: 600,
             observed,
             expected,
@@ -57,6 +57,14 @@ pub(crate) fn summary() -> Summary {
         };
         summary.deviations.push(deviation).unwrap();
     }
+    summary
+}
+
+/// The same with deviations that are faults of the telemetry.
+pub(crate) fn summary_of_telemetry() -> Summary {
+    let mut summary = summary();
+    summary.deviations[0].course.scorer = Scorer::FlatLine;
+    summary.deviations[1].course.scorer = Scorer::Silence;
     summary
 }
 

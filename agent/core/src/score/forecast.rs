@@ -56,6 +56,8 @@ pub(super) struct Forecasted {
     pub(super) expected: f32,
     /// The value minus the forecast.
     pub(super) residual: f32,
+    /// The usual size of such a residual.
+    pub(super) usual: f32,
     /// The mean of recent residuals against its usual size.
     pub(super) strain: f32,
 }
@@ -124,7 +126,7 @@ impl Forecast {
             self.learn_level(x, &round, pace, usual, step);
             self.learn_seasons(x, &round, pace, step);
         }
-        Forecasted { expected, residual, strain: self.strain.size() }
+        Forecasted { expected, residual, usual, strain: self.strain.size() }
     }
 
     /// The usual error when the series is at its mean size.

@@ -12,6 +12,8 @@
 //! | `strain` | whether the recent errors are a fault, and how fast to learn meanwhile |
 //! | `derivative` | is the slow trend bending |
 //! | `distribution` | has this value been seen before |
+//! | `spread` | are the errors larger than they used to be |
+//! | `flat_line`, `vanish`, `rhythm` | does the value stand still, are there only zeros, does nothing come |
 //! | `combine` | one number from three, and the rest after an alarm |
 //! | `histogram`, `morris`, `approximate` | the machinery below |
 
@@ -20,19 +22,27 @@ mod cadence;
 mod combine;
 mod derivative;
 mod distribution;
+mod flat_line;
 mod forecast;
 mod histogram;
 mod morris;
+mod rhythm;
 mod season;
+mod spread;
 mod state;
 mod strain;
 #[cfg(test)]
 mod tests;
+mod vanish;
 
 use vedette_common::WallMs;
 pub use vedette_common::wire::Direction;
 
+pub(crate) use flat_line::FlatLine;
+pub(crate) use rhythm::{Gap, Rhythm};
+pub(crate) use spread::{Spread, Width};
 pub use state::{SERIES_STATE_BYTES_MAX, SeriesState, VALUE_MAX, WARM_UP_OBSERVATIONS};
+pub(crate) use vanish::Vanish;
 
 /// When an observation happened, in the two ways that scoring needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +91,8 @@ pub struct Score {
     pub strain: f32,
     /// The forecast for this observation, made before it was seen, in the units of the series.
     pub expected: f32,
+    /// The usual (mean absolute) error of such a forecast, in the units of the series; above 0 once a value came.
+    pub usual: f32,
     /// Warm-up is over: the fields above may be used.
     pub ready: bool,
     /// The forecast scorer alone, `[0, 1]`.

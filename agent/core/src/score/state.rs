@@ -147,7 +147,8 @@ impl SeriesState {
     fn report(&mut self, surprisals: Surprisals, forecasted: Forecasted) -> Score {
         self.rest.fade(f32::from(self.n));
         let direction = if forecasted.residual < 0.0 { Direction::Down } else { Direction::Up };
-        let quiet = Score { expected: forecasted.expected, direction, ..Score::default() };
+        let quiet =
+            Score { expected: forecasted.expected, usual: forecasted.usual, direction, ..Score::default() };
         if self.n <= WARM_UP_OBSERVATIONS {
             return quiet;
         }

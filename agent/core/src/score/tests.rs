@@ -74,7 +74,7 @@ impl Run {
     fn new(seed: u64, size: f64) -> Self {
         Run {
             series: SeriesState::new(seed as u32),
-            deviation: DeviationState::new(),
+            deviation: DeviationState::default(),
             dice: Dice(seed * 0x9e37_79b9 + 1),
             at_s: 1_771_977_600,
             size,
@@ -115,7 +115,13 @@ impl Steady {
         let mut dice = Dice(seed * 0x9e37_79b9 + 1);
         (0..20).for_each(|_| _ = dice.uniform());
         let at_s = 1_771_977_600 + seed as i64 * 4_711;
-        Steady { series: SeriesState::new(seed as u32), deviation: DeviationState::new(), dice, at_s, step_s }
+        Steady {
+            series: SeriesState::new(seed as u32),
+            deviation: DeviationState::default(),
+            dice,
+            at_s,
+            step_s,
+        }
     }
 
     /// One observation: its phase and its forecast.
@@ -147,7 +153,7 @@ fn a_jump_begins_and_ends_a_deviation_at_every_interval() {
         let fault = (4 * 3_600 / step_s).clamp(1, 60);
         let lasts = (0..fault).all(|_| series.observe(1_800.0).0 == Some(Phase::Ongoing));
         assert!(lasts, "every {step_s} s, seed {seed}");
-        let calm = DeviationSettings::default().calm_ms / 1_000 / step_s;
+        let calm = DeviationSettings::default().calm_ms_max / 1_000 / step_s;
         let ended = series.until(Phase::Ended, 200.0, 700);
         assert!(ended <= calm as usize + 20, "every {step_s} s, seed {seed}: ended after {ended}");
     }

@@ -37,18 +37,21 @@ fn middle(spans_s: &[i64]) -> String {
 }
 
 fn write_quiet(out: &mut String, cells: &[(Noise, i64, Cell)]) {
-    let _ = writeln!(out, "Quiet weeks: what was raised without a fault.\n");
     let _ = writeln!(
         out,
-        "{:14}{:>8}{:>12}{:>12}{:>14}",
-        "noise", "every", "onsets/wk", "alarms/wk", "deviating %"
+        "Quiet weeks: what was raised without a fault; onsets by value, by spread, by flat line.\n"
     );
+    let _ = write!(out, "{:14}{:>8}{:>12}{:>8}{:>8}", "noise", "every", "onsets/wk", "spread", "flat");
+    let _ = writeln!(out, "{:>12}{:>14}", "alarms/wk", "deviating %");
     for (noise, step_s, cell) in cells {
         let quiet = cell.quiet;
-        let (onsets, alarms) = (f64::from(quiet.onsets) / quiet.weeks, f64::from(quiet.alarms) / quiet.weeks);
+        let a_week = |count: u32| f64::from(count) / quiet.weeks;
+        let [value, spread, flat] = quiet.onsets.map(a_week);
+        let alarms = a_week(quiet.alarms);
         let deviating = 100.0 * f64::from(quiet.deviating) / f64::from(quiet.observations);
         let name = noise.name();
-        let _ = writeln!(out, "{name:14}{:>8}{onsets:12.1}{alarms:12.1}{deviating:14.2}", span(*step_s));
+        let _ = write!(out, "{name:14}{:>8}{value:12.1}{spread:8.1}{flat:8.1}", span(*step_s));
+        let _ = writeln!(out, "{alarms:12.1}{deviating:14.2}");
     }
 }
 

@@ -6,7 +6,7 @@
 use vedette_agent_core::deviation::{DeviationSettings, DeviationState};
 use vedette_agent_core::score::{Learning, Moment, SeriesState};
 use vedette_common::WallMs;
-use vedette_common::wire::Phase;
+use vedette_common::wire::{Course, Phase, Scorer};
 
 use crate::family::{Family, Fault, Noise, value};
 use crate::random::Dice;
@@ -17,6 +17,8 @@ const START_S: i64 = 1_771_804_800;
 /// How many series there are in a cell of the grid, and how many faults of a family each meets.
 const SERIES: u64 = 4;
 const TRIALS: i64 = 12;
+/// The scorers that an observation can make speak.
+pub(crate) const SCORERS: [Scorer; 3] = [Scorer::Value, Scorer::Spread, Scorer::FlatLine];
 /// How long a deviation may outlast its fault before it no longer counts as ended.
 const ENDED_WITHIN_S: i64 = 2 * DAY_S;
 
@@ -29,20 +31,30 @@ struct Watch {
 
 /// What one observation gave.
 struct Said {
-    phase: Option<Phase>,
+    course: Option<Course>,
     alarmed: bool,
 }
 
 impl Watch {
     fn new(seed: u32) -> Self {
-        Self { series: SeriesState::new(seed), deviation: DeviationState::new() }
+        Self { series: SeriesState::new(seed), deviation: DeviationState::default() }
     }
 
     fn observe(&mut self, at_s: i64, value: f64) -> Said {
         let at = WallMs(at_s * 1_000);
         let score = self.series.update(Moment::new(at, 0), value, Learning::Normal);
         let course = self.deviation.step(&DeviationSettings::default(), at, value, &score, false);
-        Said { phase: course.map(|course| course.phase), alarmed: score.anomaly >= 0.5 }
+        Said { course, alarmed: score.anomaly >= 0.5 }
+    }
+}
+
+impl Said {
+    fn is(&self, phase: Phase) -> bool {
+        self.course.is_some_and(|course| course.phase == phase)
+    }
+
+    fn is_onset_by(&self, scorer: Scorer) -> bool {
+        self.is(Phase::Onset) && self.course.is_some_and(|course| course.scorer == scorer)
     }
 }
 
@@ -50,7 +62,8 @@ impl Watch {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Quiet {
     pub(crate) observations: u32,
-    pub(crate) onsets: u32,
+    /// By scorer.
+    pub(crate) onsets: [u32; SCORERS.len()],
     pub(crate) alarms: u32,
     pub(crate) deviating: u32,
     pub(crate) weeks: f64,
@@ -109,7 +122,9 @@ fn live(seed: u64, noise: Noise, step_s: i64, cell: &mut Cell) {
         let said = watch.observe(at_s, last);
         if at_s >= watched_s {
             cell.quiet.observations += 1;
-            cell.quiet.onsets += u32::from(said.phase == Some(Phase::Onset));
+            for (onsets, scorer) in cell.quiet.onsets.iter_mut().zip(SCORERS) {
+                *onsets += u32::from(said.is_onset_by(scorer));
+            }
             cell.quiet.alarms += u32::from(said.alarmed);
             cell.quiet.deviating += u32::from(watch.deviation.is_deviating());
         }
@@ -131,7 +146,7 @@ fn meet(mut watch: Watch, mut dice: Dice, noise: Noise, step_s: i64, fault: Faul
     let mut noticed = false;
     for at_s in (fault.since_s..end_s).step_by(step_s as usize) {
         let said = watch.observe(at_s, value(noise, at_s, Some(fault), &mut dice));
-        if said.phase == Some(Phase::Onset) && !noticed {
+        if said.is(Phase::Onset) && !noticed {
             caught.delays_s.push(at_s - fault.since_s);
             noticed = true;
             if !returns {
@@ -143,7 +158,7 @@ fn meet(mut watch: Watch, mut dice: Dice, noise: Noise, step_s: i64, fault: Faul
         return;
     }
     for at_s in (end_s..end_s + ENDED_WITHIN_S).step_by(step_s as usize) {
-        if watch.observe(at_s, value(noise, at_s, None, &mut dice)).phase == Some(Phase::Ended) {
+        if watch.observe(at_s, value(noise, at_s, None, &mut dice)).is(Phase::Ended) {
             caught.tails_s.push(at_s - end_s);
             return;
         }

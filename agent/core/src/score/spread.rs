@@ -1,0 +1,124 @@
+//! The spread scorer: are the errors of the forecast larger, or smaller, than they used to be?
+//!
+//! It must never speak of a value that is merely off: a forecast that errs to one side is the forecast scorer's
+//! business. The hard case is a heavy tail, where one error outweighs a hundred: an error counts as at most a few
+//! usual ones, so that only many of them together raise the mean.
+
+use super::cadence::rate;
+
+/// Time constant, in seconds, of the recent mean, and the least and the most that one error weighs in it.
+const RECENT_TAU_S: f32 = 1_800.0;
+const RECENT_RATE_MIN: f32 = 0.01;
+const RECENT_RATE_MAX: f32 = 0.1;
+/// What one second weighs in what is usual, one over two days; until so many errors, it is the mean of all.
+const USUAL_RATE: f32 = 1.0 / 172_800.0;
+const YOUTH: u16 = 400;
+/// An error counts as at most this many usual ones.
+const ERROR_MAX: f32 = 4.0;
+/// The recent mean deviates when it is this many times the usual one, and this many of its own usual swings away.
+const WILDER: f32 = 1.6;
+const SWINGS: f32 = 6.0;
+/// It has returned within this share of that way.
+const RETURNED: f32 = 0.5;
+/// Errors before it says anything.
+const LEARNED: u16 = 200;
+
+/// Means of the size of errors, in usual errors of the forecast; 16 bytes.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub(crate) struct Spread {
+    recent: f32,
+    usual: f32,
+    /// Usual distance of `recent` from `usual`.
+    swing: f32,
+    seen: u16,
+}
+
+/// What the spread looks like now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Width {
+    Usual,
+    /// On the way back, or on the way out.
+    Unusual,
+    Wilder,
+}
+
+impl Spread {
+    pub(crate) const fn new() -> Self {
+        Spread { recent: 1.0, usual: 1.0, swing: 0.0, seen: 0 }
+    }
+
+    /// Takes in an error of the forecast whose usual size is `usual`, `step_s` seconds after the one before.
+    #[inline]
+    pub(crate) fn observe(&mut self, error: f32, usual: f32, step_s: f32) -> Width {
+        let size = (error.abs() / (usual + f32::MIN_POSITIVE)).min(ERROR_MAX);
+        self.seen = self.seen.saturating_add(1);
+        let known =
+            if self.seen <= YOUTH { 1.0 / f32::from(self.seen) } else { (step_s * USUAL_RATE).min(0.3) };
+        self.recent +=
+            rate(step_s, RECENT_TAU_S).clamp(RECENT_RATE_MIN, RECENT_RATE_MAX) * (size - self.recent);
+        let away = self.recent - self.usual;
+        let most = SWINGS * self.swing + (WILDER - 1.0) * self.usual;
+        let width = self.judge(away, most);
+        // While it is unusual, what is usual learns slowly, and so within days all the same.
+        self.usual += known * (size.min(self.usual + most) - self.usual);
+        self.swing += known * (away.abs().min(most) - self.swing);
+        width
+    }
+
+    fn judge(&self, away: f32, most: f32) -> Width {
+        let far = SWINGS * self.swing;
+        let wilder = away > far && self.recent > WILDER * self.usual;
+        match () {
+            () if self.seen < LEARNED => Width::Usual,
+            () if wilder => Width::Wilder,
+            () if away > RETURNED * most => Width::Unusual,
+            () => Width::Usual,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled() -> (Spread, u32) {
+        let (mut spread, mut random) = (Spread::new(), 1);
+        for _ in 0..2_000 {
+            assert_eq!(spread.observe(error(&mut random), 1.0, 60.0), Width::Usual);
+        }
+        (spread, random)
+    }
+
+    /// Uniform in -2..2: a mean size of 1.
+    fn error(random: &mut u32) -> f32 {
+        *random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (*random >> 8) as f32 / 4_194_304.0 - 2.0
+    }
+
+    #[test]
+    fn wilder_errors_show_and_are_learned_in_days() {
+        let (mut spread, mut random) = settled();
+        let wilder = |spread: &mut Spread, random: &mut u32| spread.observe(3.0 * error(random), 1.0, 60.0);
+        let first = (1..200).find(|_| wilder(&mut spread, &mut random) == Width::Wilder);
+        assert!(first.is_some_and(|first| first < 60), "{first:?}");
+        (0..10 * 1_440).for_each(|_| _ = wilder(&mut spread, &mut random));
+        assert_eq!(wilder(&mut spread, &mut random), Width::Usual);
+    }
+
+    #[test]
+    fn one_huge_error_is_no_spread() {
+        let (mut spread, mut random) = settled();
+        assert_ne!(spread.observe(f32::MAX, 1.0, 60.0), Width::Wilder);
+        (0..500).for_each(|_| assert_ne!(spread.observe(error(&mut random), 1.0, 60.0), Width::Wilder));
+    }
+
+    #[test]
+    fn nothing_stays_finite() {
+        let mut spread = Spread::new();
+        for (error, usual) in [(f32::MAX, 0.0), (0.0, 0.0), (f32::MIN, f32::MAX), (1.0, f32::MIN_POSITIVE)] {
+            spread.observe(error, usual, 0.1);
+            assert!(spread.recent.is_finite() && spread.usual.is_finite() && spread.swing.is_finite());
+        }
+    }
+}
