@@ -1,4 +1,4 @@
-//! A histogram of everything a stream has shown, in 80 bytes: 64 counters over a range that adapts.
+//! A histogram of everything a stream has shown, in 64 bytes: 56 counters over a range that adapts.
 //!
 //! It answers with the surprisal of a value, `ln(n / count nearby)`, and then absorbs the value. It must
 //! never let one outlier blind it: a single value widens the range by a bounded factor, and a range whose mass
@@ -7,11 +7,23 @@
 use super::approximate::ln;
 use super::morris;
 
-const BINS: usize = 64;
+const BINS: usize = 56;
 /// Bandwidth of the kernel at the mean, in bins, and its growth for each bin away from the mean: the tails are
 /// thin, so their counts are taken from further around.
 const BANDWIDTH: f32 = 1.5;
 const BANDWIDTH_PER_BIN: f32 = 0.05;
+const BANDWIDTH_MAX: f32 = 4.0;
+/// How many bins are weighed: all within the largest bandwidth, three to either side, and one more.
+const TAPS: usize = 8;
+/// The last place in the range, just inside the last bin.
+const LAST: f32 = BINS as f32 - 1.0 / 256.0;
+/// An `f32` near this has eight binary places, and above them room for so many bins.
+const PLACES: f32 = 32_768.0;
+const PLACES_BINS: usize = 64;
+/// An `f32` just above this has sixteen binary places, ten more than are kept of the mean in the lower 12 bits.
+const MEAN_BASE: f32 = 128.0;
+const MEAN_CUT: u32 = 10;
+const MEAN_MASK: u32 = 0xfff;
 /// Stands for the mass never seen: the surprisal of an empty neighbourhood is `ln(10 n)`.
 const UNSEEN: f32 = 0.1;
 /// While younger than this many values the range may widen without limit and leaves more room.
@@ -38,29 +50,38 @@ pub(super) struct Draw {
     pub(super) ln_n: f32,
     /// 32 uniform random bits.
     pub(super) random: u32,
+    /// Rate of the mean: over all values, and no slower than [`MEAN_RATE_MIN`].
+    pub(super) mean_rate: f32,
 }
 
 impl Draw {
+    /// The draw for the `n`th value, from 1.
+    #[inline]
+    pub(super) fn new(n: u16, random: u32) -> Self {
+        let count = f32::from(n);
+        Draw { n: u32::from(n), ln_n: ln(count), random, mean_rate: (1.0 / count).max(MEAN_RATE_MIN) }
+    }
+
     /// The same with other bits, for another histogram of the same series.
     pub(super) fn turned(self, by: u32) -> Self {
         Draw { random: self.random.rotate_left(by), ..self }
     }
 }
 
-/// Counters over a range, for one stream of numbers.
+/// Counters over a range, for one stream of numbers; 64 bytes.
 #[repr(C)]
 #[derive(Clone, Debug)]
 pub(super) struct Histogram {
     low: f32,
-    /// Bins for each unit; the range reaches from `low` over all of them.
-    bins_per_unit: f32,
-    mean: f32,
+    /// Above, bins for each unit, an `f32` cut to eleven bits of mantissa; the range reaches from `low` over all of
+    /// them. Below, where the mean lies, in bins with six binary places.
+    scale_and_mean: u32,
     counters: [u8; BINS],
 }
 
 impl Histogram {
     pub(super) const fn new() -> Self {
-        Histogram { low: 0.0, bins_per_unit: 0.0, mean: 0.0, counters: [0; BINS] }
+        Histogram { low: 0.0, scale_and_mean: 0, counters: [0; BINS] }
     }
 
     /// The surprisal of `x` in nats under what was seen before, and then `x` counts as seen.
@@ -69,52 +90,70 @@ impl Histogram {
         if draw.n == 1 {
             self.begin(x);
         }
-        let position = (x - self.low) * self.bins_per_unit;
+        let mut position = self.position(x);
         if !(0.0..=BINS as f32).contains(&position) {
             self.widen(x, draw.n);
+            position = self.position(x);
         }
-        let bin = self.bin(x);
-        let surprisal = draw.ln_n - ln(self.count_around(bin) + UNSEEN);
+        let position = within(position);
+        let (bin, mean) = (bin(position), self.mean_position());
+        let surprisal = draw.ln_n - ln(self.count_around(bin, mean) + UNSEEN);
         self.counters[bin] = morris::increment(self.counters[bin], draw.random);
-        self.mean += (x - self.mean) * (1.0 / draw.n as f32).max(MEAN_RATE_MIN);
+        self.set_mean(mean + (position - mean) * draw.mean_rate, draw.random);
         surprisal
     }
 
     /// The width of the range, in the units of the stream.
     pub(super) fn range(&self) -> f32 {
-        BINS as f32 / self.bins_per_unit
+        BINS as f32 / self.bins_per_unit()
     }
 
-    /// The bin of `x`; the casts saturate, so any number has one.
     #[inline]
-    fn bin(&self, x: f32) -> usize {
-        (((x - self.low) * self.bins_per_unit) as usize).min(BINS - 1)
+    fn bins_per_unit(&self) -> f32 {
+        f32::from_bits(self.scale_and_mean & !MEAN_MASK)
+    }
+
+    /// Where `x` lies, in bins.
+    #[inline]
+    fn position(&self, x: f32) -> f32 {
+        (x - self.low) * self.bins_per_unit()
+    }
+
+    #[inline]
+    fn mean_position(&self) -> f32 {
+        f32::from_bits(MEAN_BASE.to_bits() + ((self.scale_and_mean & MEAN_MASK) << MEAN_CUT)) - MEAN_BASE
+    }
+
+    /// Keeps the mean, rounded at random in proportion to what is cut off.
+    #[inline]
+    fn set_mean(&mut self, position: f32, random: u32) {
+        let mean = ((position + MEAN_BASE).to_bits() + (random >> (32 - MEAN_CUT))) >> MEAN_CUT;
+        self.scale_and_mean = self.scale_and_mean & !MEAN_MASK | mean & MEAN_MASK;
     }
 
     /// The mass around a bin under a triangular kernel.
+    ///
+    /// Always eight bins are weighed, those beyond the kernel by zero: a fixed amount of work without branches.
     #[inline]
-    fn count_around(&self, bin: usize) -> f32 {
-        let mean_bin = (self.mean - self.low) * self.bins_per_unit;
-        let bandwidth = BANDWIDTH + BANDWIDTH_PER_BIN * (bin as f32 + 0.5 - mean_bin).abs().min(BINS as f32);
-        let falloff = 1.0 / bandwidth;
-        let mut mass = morris::count(self.counters[bin]);
-        for distance in 1..=bandwidth as usize {
-            let weight = 1.0 - distance as f32 * falloff;
-            if bin >= distance {
-                mass += weight * morris::count(self.counters[bin - distance]);
-            }
-            if bin + distance < BINS {
-                mass += weight * morris::count(self.counters[bin + distance]);
-            }
+    fn count_around(&self, bin: usize, mean: f32) -> f32 {
+        let bandwidth = BANDWIDTH + BANDWIDTH_PER_BIN * (bin as f32 + 0.5 - mean).abs();
+        let falloff = 1.0 / bandwidth.min(BANDWIDTH_MAX);
+        let first = bin.saturating_sub(TAPS / 2 - 1).min(BINS - TAPS);
+        let distance = first as f32 - bin as f32;
+        let mut masses = [0.0; TAPS];
+        for (tap, (mass, c)) in masses.iter_mut().zip(&self.counters[first..first + TAPS]).enumerate() {
+            let weight = 1.0 - (distance + tap as f32).abs() * falloff;
+            *mass = weight.max(0.0) * morris::count(*c);
         }
-        mass
+        let [a, b, c, d, e, f, g, h] = masses;
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
     }
 
     #[cold]
     fn begin(&mut self, x: f32) {
         let margin = (x.abs() * 0.01).max(1.0e-12);
-        self.mean = x;
         self.set_range(x - margin, x + margin);
+        self.set_mean(self.position(x), 0);
     }
 
     fn high(&self) -> f32 {
@@ -123,7 +162,7 @@ impl Histogram {
 
     fn set_range(&mut self, low: f32, high: f32) {
         self.low = low;
-        self.bins_per_unit = BINS as f32 / (high - low);
+        self.scale_and_mean = (BINS as f32 / (high - low)).to_bits() & !MEAN_MASK;
     }
 
     /// Widens the range so that it holds `x`, or goes as far towards it as one value may.
@@ -133,10 +172,10 @@ impl Histogram {
         let room = if n < YOUNG { 0.25 } else { 0.1 };
         let reach = if n < YOUNG { f32::MAX } else { WIDENING_MAX * self.range() };
         let (mut low, mut high) = (self.low, self.high());
-        if x > high {
-            high = (x + room * (x - low)).min(high + reach);
-        } else {
+        if x < low {
             low = (x - room * (high - x)).max(low - reach);
+        } else {
+            high = (x + room * (x - low)).min(high + reach);
         }
         self.rebin(low, high, 1.0, 1);
     }
@@ -144,7 +183,7 @@ impl Histogram {
     /// Halves all counts.
     #[cold]
     pub(super) fn halve(&mut self) {
-        self.rebin(self.low, self.high(), HALF, 1);
+        self.counters = self.counters.map(|c| morris::from_count(HALF * morris::count(c)));
         self.narrow();
     }
 
@@ -155,7 +194,7 @@ impl Histogram {
         let first = first_beyond(self.counters.iter(), STRAY_SHARE * total);
         let end = BINS - first_beyond(self.counters.iter().rev(), STRAY_SHARE * total);
         if first < end && end - first <= CROWDED_BINS {
-            let width = 1.0 / self.bins_per_unit;
+            let width = 1.0 / self.bins_per_unit();
             let (low, high) = (self.low + first as f32 * width, self.low + end as f32 * width);
             let room = 0.5 * (high - low);
             if high - low > 1.0e-5 * (low.abs() + high.abs()) {
@@ -167,18 +206,34 @@ impl Histogram {
     /// Moves all counts into bins over a new range, multiplied by `keep`; those of one bin are spread evenly
     /// over `parts` places.
     fn rebin(&mut self, low: f32, high: f32, keep: f32, parts: usize) {
-        let (old_low, width) = (self.low, 1.0 / self.bins_per_unit);
+        let (old_low, width) = (self.low, 1.0 / self.bins_per_unit());
         let (step, share) = (width / parts as f32, keep / parts as f32);
+        let mean = old_low + self.mean_position() * width;
         let mut mass = [0.0_f32; BINS];
         self.set_range(low, high);
+        self.set_mean(within(self.position(mean)), 0);
         for (i, c) in self.counters.into_iter().enumerate().filter(|(_, c)| *c > 0) {
             let first = old_low + i as f32 * width + 0.5 * step;
             for part in 0..parts {
-                mass[self.bin(first + part as f32 * step)] += share * morris::count(c);
+                mass[bin(within(self.position(first + part as f32 * step)))] += share * morris::count(c);
             }
         }
         self.counters = mass.map(morris::from_count);
     }
+}
+
+/// A position, or the nearest within the range; the lowest for not-a-number.
+#[inline]
+#[expect(clippy::manual_clamp, reason = "`clamp` would hand on what is not a number")]
+fn within(position: f32) -> f32 {
+    position.max(0.0).min(LAST)
+}
+
+/// The bin of a position within the range: the bits of this sum hold it with eight binary places, so that no
+/// conversion is needed.
+#[inline]
+fn bin(position: f32) -> usize {
+    ((position + PLACES).to_bits() >> 8) as usize % PLACES_BINS
 }
 
 /// How many counters from one end hold at most `strays` together.
@@ -196,19 +251,18 @@ fn first_beyond<'a>(counters: impl Iterator<Item = &'a u8>, strays: f32) -> usiz
 mod tests {
     use super::*;
 
-    fn feed(histogram: &mut Histogram, values: impl Iterator<Item = f32>) -> (u32, f32) {
+    fn feed(histogram: &mut Histogram, values: impl Iterator<Item = f32>) -> (u16, f32) {
         let (mut n, mut random, mut last) = (0, 1_u32, 0.0);
         for x in values {
             n += 1;
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            last = histogram.step(x, Draw { n, ln_n: ln(n as f32), random });
+            last = histogram.step(x, Draw::new(n, random));
         }
         (n, last)
     }
 
-    fn surprisal(histogram: &Histogram, n: u32, x: f32) -> f32 {
-        let draw = Draw { n: n + 1, ln_n: ln(n as f32 + 1.0), random: 0 };
-        histogram.clone().step(x, draw)
+    fn surprisal(histogram: &Histogram, n: u16, x: f32) -> f32 {
+        histogram.clone().step(x, Draw::new(n + 1, 0))
     }
 
     #[test]

@@ -1,58 +1,37 @@
-//! Approximate counters of one byte: logarithmic, to the base 1.03 (Morris, "Counting large numbers of events
-//! in small registers", CACM 21 (10), 1978).
+//! Approximate counters of one byte (Morris, "Counting large numbers of events in small registers", CACM 21
+//! (10), 1978), in steps that a float has by itself: sixteen an octave.
 //!
-//! A counter at `c` stands for `(1.03^c - 1) / 0.03`, so a byte reaches 62,000 with an error of about 12 %.
-//! It must never be read as an exact count. The hard case is the top: a counter at 255 stays there.
+//! A counter `c` of exponent `e = c / 16` and mantissa `m = c % 16` stands for `2^e (16 + m) - 16`: exact up to
+//! 16, then within about 15 %, up to a million. So a count is a shift into the bits of a float and one
+//! subtraction, and eight of them are one vector. It must never be read as an exact count. The hard case is the
+//! top: a counter at 255 stays there.
 
-use super::approximate::ln;
-
-const BASE: f64 = 1.03;
-const LN_BASE: f32 = 0.029_558_802;
-
-/// What a counter stands for, by its byte.
-static COUNT: [f32; 256] = counts();
-/// A counter takes a step when a uniform 32-bit number is at most this; probability `1.03^-c`.
-static STEP: [u32; 256] = steps();
-
-const fn counts() -> [f32; 256] {
-    let mut table = [0.0; 256];
-    let (mut power, mut c) = (1.0, 0);
-    while c < 256 {
-        table[c] = ((power - 1.0) / (BASE - 1.0)) as f32;
-        power *= BASE;
-        c += 1;
-    }
-    table
-}
-
-const fn steps() -> [u32; 256] {
-    let mut table = [0; 256];
-    let (mut power, mut c) = (1.0, 0);
-    while c < 255 {
-        table[c] = (4_294_967_295.0 / power) as u32;
-        power *= BASE;
-        c += 1;
-    }
-    table
-}
+/// Mantissa bits of a counter, and how far they stand from those of an `f32`.
+const MANTISSA_BITS: u32 = 4;
+const SHIFT: u32 = 23 - MANTISSA_BITS;
+/// What counters are offset by: the first octave begins here, and so a counter of 0 stands for 0.
+const OFFSET: f32 = 16.0;
 
 /// The count that the counter `c` stands for.
 #[inline]
 pub(super) fn count(c: u8) -> f32 {
-    COUNT[c as usize]
+    f32::from_bits((u32::from(c) << SHIFT) + OFFSET.to_bits()) - OFFSET
 }
 
-/// The counter after one more event, given 32 uniform random bits.
+/// The counter after one more event, given 32 uniform random bits: a step with probability `2^-e`.
 #[inline]
 pub(super) fn increment(c: u8, random: u32) -> u8 {
-    c.saturating_add(u8::from(random <= STEP[c as usize]))
+    let mask = (1_u32 << (c >> MANTISSA_BITS)) - 1;
+    c.saturating_add(u8::from(random & mask == 0))
 }
 
 /// The counter that stands for `count` events, to the nearest step; not below zero, not above the top.
+#[inline]
 pub(super) fn from_count(count: f32) -> u8 {
-    let scaled = 1.0 + count.max(0.0) * (BASE - 1.0) as f32;
-    // The cast saturates at 255, which is the policy for a counter that is full.
-    (ln(scaled) / LN_BASE + 0.5) as u8
+    let bits = (count.max(0.0) + OFFSET).to_bits() - OFFSET.to_bits();
+    let nearest = (bits + (1 << (SHIFT - 1))) >> SHIFT;
+    // The policy for a counter that is full: it stays full.
+    nearest.min(u32::from(u8::MAX)) as u8
 }
 
 #[cfg(test)]
@@ -64,7 +43,8 @@ mod tests {
         for c in 0..=255 {
             assert_eq!(from_count(count(c)), c);
         }
-        assert_eq!(from_count(1.0e30), 255);
+        assert_eq!((count(0), count(16), count(17), count(32)), (0.0, 16.0, 18.0, 48.0));
+        assert_eq!((from_count(1.0e30), from_count(-1.0), from_count(0.49)), (255, 0, 0));
     }
 
     #[test]

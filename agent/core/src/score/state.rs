@@ -3,7 +3,6 @@
 //! It must never grow, allocate or give a number that is not finite, whatever comes in. The hard case is
 //! recovery: after any garbage the state has to become useful again by itself.
 
-use super::approximate::ln;
 use super::cadence::Stamp;
 use super::combine::{Rest, Surprisals, score};
 use super::derivative::Derivative;
@@ -141,7 +140,7 @@ impl SeriesState {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 17;
         self.random ^= self.random << 5;
-        Draw { n: u32::from(self.n), ln_n: ln(f32::from(self.n)), random: self.random }
+        Draw::new(self.n, self.random)
     }
 
     fn report(&mut self, surprisals: Surprisals, forecasted: Forecasted) -> Score {
