@@ -1,143 +1,21 @@
-//! The real binary: exit codes, named mistakes, what it serves, and how it stops.
+//! The real binary: exit codes, named mistakes, what it serves, what its sources take, and how it stops.
 //!
-//! Owns what only a process can show. Must never wait without a bound. The hard case is ports: each test takes free ones
-//! from the system and hands them over in the config.
+//! Owns what only a process can show. Must never wait without a bound. The hard case is the sum: what came in by any
+//! way is scored or dropped with a reason.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+mod running;
+mod sources;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+use std::io::Write;
+use std::net::{TcpStream, UdpSocket};
+use std::process::Output;
 
-fn agent() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vedette-agent"));
-    command.env_remove("VEDETTE_AGENT_STATE").env_remove("STATE_DIRECTORY");
-    command
-}
+use running::{Ports, Running, agent, file, get, metric, until};
 
 fn output(args: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = agent().args(args).output().unwrap();
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
-}
-
-fn file(dir: &Path, text: &str) -> PathBuf {
-    let path = dir.join("agent.toml");
-    std::fs::write(&path, text).unwrap();
-    path
-}
-
-/// A port that is free for TCP and UDP at this moment.
-fn free_port() -> u16 {
-    loop {
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-struct Ports {
-    statsd: u16,
-    lines: u16,
-    http: u16,
-}
-
-impl Ports {
-    fn free() -> Self {
-        Self { statsd: free_port(), lines: free_port(), http: free_port() }
-    }
-
-    fn config(&self, dir: &Path) -> String {
-        let Self { statsd, lines, http } = self;
-        format!(
-            "agent_id = \"edge-1\"\nstate_dir = {state:?}\ndrain_ms = 100\n[source.host]\nenabled = false\n\
-             [source.statsd]\nlisten = \"127.0.0.1:{statsd}\"\nflush_ms = 100\n\
-             [source.line_protocol]\ntcp = \"127.0.0.1:{lines}\"\nudp = \"127.0.0.1:{lines}\"\n\
-             [window]\nwindow_ms = 1000\nlateness_ms = 0\n[limits]\nseries_max = 100\n\
-             [uplink]\naddress = \"127.0.0.1:1\"\naggregator_state_dir = {dir:?}\n\
-             [http]\nlisten = \"127.0.0.1:{http}\"\n",
-            state = dir.join("state"),
-        )
-    }
-}
-
-/// A running agent; what it logs is gathered.
-struct Running {
-    child: Child,
-    log: Arc<Mutex<String>>,
-}
-
-impl Running {
-    fn start(config: &Path) -> Self {
-        let mut command = agent();
-        command.arg("run").arg("--config").arg(config).stdin(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let (stderr, log) = (child.stderr.take().unwrap(), Arc::new(Mutex::new(String::new())));
-        let into = log.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                into.lock().unwrap().push_str(&(line + "\n"));
-            }
-        });
-        Self { child, log }
-    }
-
-    fn logged(&self, text: &str) -> bool {
-        self.log.lock().unwrap().contains(text)
-    }
-
-    fn signal(&self, name: &str) {
-        let status =
-            Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
-    }
-
-    fn wait(&mut self) -> ExitStatus {
-        let began = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(began.elapsed() < PATIENCE, "the agent does not stop");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn get(port: u16, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).ok()?;
-    Some(text)
-}
-
-/// The value of a metric, labels included in `name`; 0 before it is there.
-fn metric(port: u16, name: &str) -> u64 {
-    let text = get(port, "/metrics").unwrap_or_default();
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-    value.unwrap_or(0)
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < PATIENCE, "{what} did not happen");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]
