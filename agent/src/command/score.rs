@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use chrono::{DateTime, NaiveDateTime};
 use csv::{ByteRecord, ReaderBuilder, Writer};
-use vedette_agent_core::score::{Learning, Moment, Score, SeriesState};
+use vedette_agent_core::score::{Learning, Moment, Rest, RestSettings, Score, SeriesState};
 use vedette_common::WallMs;
 
 /// The columns of the output, in order.
@@ -38,6 +38,9 @@ pub struct ScoreArgs {
     /// Name of the column of values.
     #[arg(long, value_name = "COL", default_value = "value")]
     value: String,
+    /// Score each row for itself: without rest after an alarm, a lasting fault scores high as long as it lasts.
+    #[arg(long)]
+    no_rest: bool,
     /// The file to read; standard input without it.
     file: Option<PathBuf>,
 }
@@ -47,8 +50,9 @@ pub struct ScoreArgs {
 /// # Errors
 /// A file that cannot be read, a missing column, or an output that cannot be written.
 pub fn score(args: ScoreArgs) -> anyhow::Result<()> {
-    let ScoreArgs { timestamp, value, file } = args;
-    let options = ScoreOptions { timestamp, value };
+    let ScoreArgs { timestamp, value, no_rest, file } = args;
+    let rest = (!no_rest).then(RestSettings::default);
+    let options = ScoreOptions { timestamp, value, rest };
     let (output, problems) = (io::BufWriter::new(io::stdout().lock()), io::stderr());
     match file {
         None => score_csv(io::stdin().lock(), output, problems, &options)?,
@@ -61,18 +65,21 @@ pub fn score(args: ScoreArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Which columns to read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Which columns to read, and what becomes of an alarm that lasts.
+#[derive(Clone, Debug, PartialEq)]
 pub struct ScoreOptions {
     /// Name of the column of event times; default `timestamp`.
     pub timestamp: String,
     /// Name of the column of values; default `value`.
     pub value: String,
+    /// For how long the anomaly score rests after an alarm; `None` means not at all.
+    pub rest: Option<RestSettings>,
 }
 
 impl Default for ScoreOptions {
     fn default() -> Self {
-        ScoreOptions { timestamp: "timestamp".into(), value: "value".into() }
+        let rest = Some(RestSettings::default());
+        ScoreOptions { timestamp: "timestamp".into(), value: "value".into(), rest }
     }
 }
 
@@ -155,11 +162,12 @@ pub fn score_csv(
     let columns = Columns::find(reader.byte_headers().map_err(ScoreCsvError::Read)?, options)?;
     let mut writer = Writer::from_writer(output);
     writer.write_record(OUTPUT_COLUMNS)?;
-    let (mut series, mut row, mut tally) = (SeriesState::new(SEED), ByteRecord::new(), ScoreTally::default());
+    let (mut watch, mut row, mut tally) =
+        (Watch::new(options.rest), ByteRecord::new(), ScoreTally::default());
     while reader.read_byte_record(&mut row).map_err(ScoreCsvError::Read)? {
         tally.rows += 1;
         let score = match columns.observation(&row) {
-            Ok((moment, value)) => Some(series.update(moment, value, Learning::Normal)),
+            Ok((moment, value)) => Some(watch.observe(moment, value)),
             Err(bad) => {
                 tally.bad += 1;
                 name_bad_row(&mut problems, &row, &bad, tally.bad)?;
@@ -175,6 +183,29 @@ pub fn score_csv(
     Ok(tally)
 }
 
+/// The series of the file and the rest after its alarms.
+struct Watch {
+    series: SeriesState,
+    rest: Rest,
+    settings: Option<RestSettings>,
+}
+
+impl Watch {
+    fn new(settings: Option<RestSettings>) -> Self {
+        Watch { series: SeriesState::new(SEED), rest: Rest::new(), settings }
+    }
+
+    /// The anomaly score of one observation, and what the scorers said of it.
+    fn observe(&mut self, moment: Moment, value: f64) -> (f32, Score) {
+        let score = self.series.update(moment, value, Learning::Normal);
+        let anomaly = match &self.settings {
+            Some(settings) => self.rest.admit(settings, moment.at, &score),
+            None => score.combined,
+        };
+        (anomaly, score)
+    }
+}
+
 fn name_bad_row(problems: &mut impl Write, row: &ByteRecord, bad: &BadRow, nth: u64) -> io::Result<()> {
     if nth > BAD_ROWS_NAMED_MAX {
         return Ok(());
@@ -186,10 +217,11 @@ fn name_bad_row(problems: &mut impl Write, row: &ByteRecord, bad: &BadRow, nth: 
 fn write_row(
     writer: &mut Writer<impl Write>,
     (timestamp, value): (&[u8], &[u8]),
-    score: Option<Score>,
+    scored: Option<(f32, Score)>,
 ) -> Result<(), csv::Error> {
-    let expected = score.map(|s| s.expected.to_string()).unwrap_or_default();
-    let Score { anomaly, forecast, derivative, distribution, .. } = score.unwrap_or_default();
+    let expected = scored.map(|(_, score)| score.expected.to_string()).unwrap_or_default();
+    let (anomaly, score) = scored.unwrap_or_default();
+    let Score { forecast, derivative, distribution, .. } = score;
     let [anomaly, forecast, derivative, distribution] =
         [anomaly, forecast, derivative, distribution].map(|part| part.to_string());
     writer.write_record([
@@ -213,7 +245,7 @@ struct Columns {
 impl Columns {
     fn find(header: &ByteRecord, options: &ScoreOptions) -> Result<Self, ScoreCsvError> {
         if header.is_empty() {
-            let ScoreOptions { timestamp, value } = options.clone();
+            let ScoreOptions { timestamp, value, .. } = options.clone();
             return Err(ScoreCsvError::Empty { timestamp, value });
         }
         let names: Vec<String> = header.iter().map(column_name).collect();
@@ -321,7 +353,7 @@ mod tests {
         let message = result.expect_err("no such column").to_string();
         assert!(message.contains("no column `timestamp`; the header has: TimeStamp, Value"), "{message}");
         assert_eq!(output, "");
-        let named = ScoreOptions { timestamp: "TimeStamp".into(), value: "Value".into() };
+        let named = ScoreOptions { timestamp: "TimeStamp".into(), value: "Value".into(), rest: None };
         assert_eq!(run("\u{feff}TimeStamp,Value\n1,2\n", &named).0.expect("found").rows, 1);
     }
 

@@ -5,9 +5,9 @@
 
 use super::histogram::{Draw, Histogram};
 
-/// Rates of the two moving averages: half-lives of 64 and 256 observations, `1 - 2^(-1/h)`.
-const RATE_FAST: f32 = 0.010_772;
-const RATE_SLOW: f32 = 0.002_704;
+/// Rates of the two moving averages: half-lives of 32 and 192 observations, `1 - 2^(-1/h)`.
+const RATE_FAST: f32 = 0.021_428;
+const RATE_SLOW: f32 = 0.003_603_7;
 
 /// Two moving averages and what their difference has been.
 #[repr(C)]

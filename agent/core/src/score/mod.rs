@@ -14,7 +14,8 @@
 //! | `distribution` | has this value been seen before |
 //! | `spread` | are the errors larger than they used to be |
 //! | `flat_line`, `vanish`, `rhythm` | does the value stand still, are there only zeros, does nothing come |
-//! | `combine` | one number from three, and the rest after an alarm |
+//! | `combine` | one number from three |
+//! | `rest` | how much attention that deserves after the last alarm |
 //! | `histogram`, `morris`, `approximate` | the machinery below |
 
 mod approximate;
@@ -26,6 +27,7 @@ mod flat_line;
 mod forecast;
 mod histogram;
 mod morris;
+mod rest;
 mod rhythm;
 mod season;
 mod spread;
@@ -39,6 +41,7 @@ use vedette_common::WallMs;
 pub use vedette_common::wire::Direction;
 
 pub(crate) use flat_line::FlatLine;
+pub use rest::{Rest, RestSettings};
 pub(crate) use rhythm::{Gap, Rhythm};
 pub(crate) use spread::{Spread, Width};
 pub use state::{SERIES_STATE_BYTES_MAX, SeriesState, VALUE_MAX, WARM_UP_OBSERVATIONS};
@@ -73,13 +76,10 @@ pub enum Learning {
 
 /// What the scorers say of one observation.
 ///
-/// `anomaly` is a stream of alarms: after one it rests, so that a fault raises it once. Whether the series is
-/// abnormal right now, however long that has lasted, is told by `combined`, `surprise` and `strain`.
+/// Whether the series is abnormal right now, however long that has lasted. A stream of alarms, in which a fault
+/// raises one and then rests, is made of it by [`Rest`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Score {
-    /// How much this observation deserves attention after what was said before: `[0, 1]`, 0.5 is the shipped
-    /// threshold; 0 during warm-up.
-    pub anomaly: f32,
     /// What the scorers say together, without rest periods: `[0, 1]`, 0.5 is the shipped threshold; 0 during
     /// warm-up.
     pub combined: f32,

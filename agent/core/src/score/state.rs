@@ -4,7 +4,7 @@
 //! recovery: after any garbage the state has to become useful again by itself.
 
 use super::cadence::Stamp;
-use super::combine::{Rest, Surprisals, score};
+use super::combine::{Surprisals, score};
 use super::derivative::Derivative;
 use super::distribution::Distribution;
 use super::forecast::{Forecast, Forecasted, Step};
@@ -45,7 +45,6 @@ pub struct SeriesState {
     signed: bool,
     /// The least and the greatest value of the present stretch.
     stretch: (f32, f32),
-    rest: Rest,
     distribution: Distribution,
     residuals: Histogram,
     derivative: Derivative,
@@ -61,7 +60,6 @@ impl SeriesState {
             n: 0,
             signed: false,
             stretch: (0.0, 0.0),
-            rest: Rest::new(),
             distribution: Distribution::new(),
             residuals: Histogram::new(),
             derivative: Derivative::new(),
@@ -143,8 +141,7 @@ impl SeriesState {
         Draw::new(self.n, self.random)
     }
 
-    fn report(&mut self, surprisals: Surprisals, forecasted: Forecasted) -> Score {
-        self.rest.fade(f32::from(self.n));
+    fn report(&self, surprisals: Surprisals, forecasted: Forecasted) -> Score {
         let direction = if forecasted.residual < 0.0 { Direction::Down } else { Direction::Up };
         let quiet =
             Score { expected: forecasted.expected, usual: forecasted.usual, direction, ..Score::default() };
@@ -153,7 +150,6 @@ impl SeriesState {
         }
         let most = surprisals.most();
         Score {
-            anomaly: score(self.rest.admit(most)),
             combined: score(most),
             surprise: most * core::f32::consts::LOG10_E,
             strain: forecasted.strain,

@@ -4,7 +4,7 @@
 //! is deviating by mistake when a fault is due: the trial waits, for a false alarm is not a detection.
 
 use vedette_agent_core::deviation::{DeviationSettings, DeviationState};
-use vedette_agent_core::score::{Learning, Moment, SeriesState};
+use vedette_agent_core::score::{Learning, Moment, Rest, RestSettings, SeriesState};
 use vedette_common::WallMs;
 use vedette_common::wire::{Course, Phase, Scorer};
 
@@ -26,6 +26,7 @@ const ENDED_WITHIN_S: i64 = 2 * DAY_S;
 #[derive(Clone)]
 struct Watch {
     series: SeriesState,
+    rest: Rest,
     deviation: DeviationState,
 }
 
@@ -37,14 +38,15 @@ struct Said {
 
 impl Watch {
     fn new(seed: u32) -> Self {
-        Self { series: SeriesState::new(seed), deviation: DeviationState::default() }
+        Self { series: SeriesState::new(seed), rest: Rest::new(), deviation: DeviationState::default() }
     }
 
     fn observe(&mut self, at_s: i64, value: f64) -> Said {
         let at = WallMs(at_s * 1_000);
         let score = self.series.update(Moment::new(at, 0), value, Learning::Normal);
         let course = self.deviation.step(&DeviationSettings::default(), at, value, &score, false);
-        Said { course, alarmed: score.anomaly >= 0.5 }
+        let anomaly = self.rest.admit(&RestSettings::default(), at, &score);
+        Said { course, alarmed: anomaly >= 0.5 }
     }
 }
 
