@@ -3,7 +3,7 @@
 //! It must never see a clock, a socket, a file or a source of randomness: `now` and seeds are arguments. The
 //! hard case is that it allocates nothing: memory is lent by the shell, once, at start.
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 #[cfg(test)]
 extern crate std;
@@ -19,6 +19,7 @@ pub mod names;
 pub mod parse;
 pub mod pending;
 pub mod pipeline;
+pub mod prefetch;
 mod region;
 pub mod score;
 pub mod settings;

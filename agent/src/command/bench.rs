@@ -14,6 +14,7 @@ use vedette_agent_core::deviation::{DeviationSettings, DeviationState};
 use vedette_agent_core::key::DefaultTags;
 use vedette_agent_core::parse::{Format, Precision};
 use vedette_agent_core::pipeline::{Pipeline, PipelineSettings};
+use vedette_agent_core::prefetch::prefetch;
 use vedette_agent_core::score::{Learning, Moment, SeriesState, WARM_UP_OBSERVATIONS};
 use vedette_agent_core::table::SLOT_BYTES;
 use vedette_common::wire::Summary;
@@ -26,6 +27,8 @@ use crate::memory;
 const INGESTED_SERIES_MAX: u32 = 10_000;
 /// Bytes handed over at once, as a stream socket would.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// States that are on their way from memory at once.
+const BLOCK: usize = 16;
 /// Between two observations of a series.
 const STEP_MS: i64 = 10_000;
 /// 2025-06-02T00:00:00Z, a Monday.
@@ -139,8 +142,8 @@ fn measure_scoring(series: u32, time: Duration) -> anyhow::Result<(Effort, u64)>
     Ok((effort, resident_bytes()?))
 }
 
-/// Visits series in an order that looks random and meets each one once: a linear congruential generator with a
-/// full period over the next power of two (Hull and Dobell 1962), leaving out numbers past the end.
+/// Visits series in an order that looks random and meets each one once, a block after the other: while one is
+/// scored, the states of the next are on their way from memory.
 fn score_round(
     states: &mut [Scored],
     settings: &DeviationSettings,
@@ -148,26 +151,63 @@ fn score_round(
     round: i64,
     visits: u64,
 ) -> u64 {
-    let mask = states.len().next_power_of_two() - 1;
-    let mut place = round as usize & mask;
     let moment = Moment::new(START.plus_ms(round * STEP_MS), 0);
+    let mut order = Order::new(states.len(), round as usize);
+    let mut left = visits as usize;
     let mut deviating = 0u64;
-    let mut visited = 0;
-    while visited < visits {
-        place = place.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f) & mask;
-        // The low bits of such a generator alternate; mixing them keeps the order a permutation.
-        let mixed = (place ^ place >> 7).wrapping_mul(0x9e37_79b9) & mask;
-        let Some(one) = states.get_mut(mixed) else { continue };
-        let value = values.next(mixed as u64);
-        let score = one.state.update(moment, value, Learning::Normal);
-        deviating += u64::from(one.deviation.step(settings, moment.at, value, &score, false).is_some());
-        visited += 1;
+    let mut next = order.block(&mut left, states);
+    while !next.is_empty() {
+        let block = std::mem::replace(&mut next, order.block(&mut left, states));
+        for place in block {
+            let value = values.next(place as u64, moment.local_s);
+            let one = &mut states[place];
+            let score = one.state.update(moment, value, Learning::Normal);
+            deviating += u64::from(one.deviation.step(settings, moment.at, value, &score, false).is_some());
+        }
     }
     std::hint::black_box(deviating);
     visits
 }
 
-/// Made-up values: a level for each series and noise, cheap to make.
+/// All numbers below `length`, shuffled: a linear congruential generator with a full period over the next power of
+/// two (Hull and Dobell 1962), leaving out numbers past the end.
+struct Order {
+    state: usize,
+    mask: usize,
+    length: usize,
+}
+
+impl Order {
+    fn new(length: usize, seed: usize) -> Self {
+        let mask = length.next_power_of_two() - 1;
+        Self { state: seed & mask, mask, length }
+    }
+
+    fn next(&mut self) -> usize {
+        loop {
+            let step = self.state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            self.state = step & self.mask;
+            // The low bits of such a generator alternate; mixing them keeps the order a permutation.
+            let mixed = (self.state ^ self.state >> 7).wrapping_mul(0x9e37_79b9) & self.mask;
+            if mixed < self.length {
+                return mixed;
+            }
+        }
+    }
+
+    /// The next few places, as long as any are `left`; their states are asked for.
+    fn block(&mut self, left: &mut usize, states: &[Scored]) -> heapless::Vec<usize, BLOCK> {
+        let length = BLOCK.min(*left);
+        *left -= length;
+        let block: heapless::Vec<usize, BLOCK> = (0..length).map(|_| self.next()).collect();
+        for &place in &block {
+            prefetch(&states[place]);
+        }
+        block
+    }
+}
+
+/// Made-up values: a level for each series, a day's wave in it, and noise; cheap to make.
 struct Values {
     random: u64,
 }
@@ -177,13 +217,16 @@ impl Values {
         Self { random: 0x2545_f491_4f6c_dd1d }
     }
 
-    fn next(&mut self, series: u64) -> f64 {
+    fn next(&mut self, series: u64, local_s: i64) -> f64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         // The sum of four bytes is close enough to a bell.
         let noise: u32 = self.random.to_le_bytes().into_iter().take(4).map(u32::from).sum();
-        100.0 + (series % 1000) as f64 + f64::from(noise) / 16.0
+        let level = 100.0 + (series % 1000) as f64;
+        // A triangle from 0 at midnight to 1 at noon.
+        let wave = 1.0 - (local_s % 86_400 - 43_200).abs() as f64 / 43_200.0;
+        level * (1.0 + 0.5 * wave) + f64::from(noise) / 16.0
     }
 }
 
@@ -240,7 +283,7 @@ fn write_round(text: &mut Vec<u8>, values: &mut Values, series: u32, at: WallMs)
     for step in 0..u64::from(series) {
         let number = step * 7_919 % u64::from(series);
         let (device, stack) = (DEVICES[(number % 8) as usize], STACKS[(number / 8 % 5) as usize]);
-        let value = values.next(number);
+        let value = values.next(number, at.0 / 1000);
         writeln!(
             text,
             "activity,device={device},host=edge-{number:05},region=uk,stack={stack} value={value:.2} {}000000",

@@ -139,14 +139,10 @@ impl Histogram {
         let bandwidth = BANDWIDTH + BANDWIDTH_PER_BIN * (bin as f32 + 0.5 - mean).abs();
         let falloff = 1.0 / bandwidth.min(BANDWIDTH_MAX);
         let first = bin.saturating_sub(TAPS / 2 - 1).min(BINS - TAPS);
-        let distance = first as f32 - bin as f32;
-        let mut masses = [0.0; TAPS];
-        for (tap, (mass, c)) in masses.iter_mut().zip(&self.counters[first..first + TAPS]).enumerate() {
-            let weight = 1.0 - (distance + tap as f32).abs() * falloff;
-            *mass = weight.max(0.0) * morris::count(*c);
-        }
-        let [a, b, c, d, e, f, g, h] = masses;
-        ((a + e) + (c + g)) + ((b + f) + (d + h))
+        let distance = (first as i32 - bin as i32) as f32;
+        let window = self.counters[first..].first_chunk().expect("the last window is whole");
+        let [a, b, c, d] = weigh(window, distance, falloff);
+        (a + c) + (b + d)
     }
 
     #[cold]
@@ -220,6 +216,18 @@ impl Histogram {
         }
         self.counters = mass.map(morris::from_count);
     }
+}
+
+/// What eight counters weigh under the kernel, the first of them at `distance` from its middle, in four sums.
+///
+/// Out of line, so that compilers see whole vectors and not the pairs in which the sums are added.
+#[inline(never)]
+fn weigh(window: &[u8; TAPS], distance: f32, falloff: f32) -> [f32; TAPS / 2] {
+    let weighed = |tap: usize| {
+        let weight = 1.0 - (distance + tap as f32).abs() * falloff;
+        (if weight > 0.0 { weight } else { 0.0 }) * morris::count(window[tap])
+    };
+    core::array::from_fn(|tap| weighed(tap) + weighed(tap + TAPS / 2))
 }
 
 /// A position, or the nearest within the range; the lowest for not-a-number.
