@@ -46,4 +46,4 @@ pub use ledger::{Decision, LedgerEntry};
 pub use schedule::{ScheduleEntry, Silence};
 pub use session::AllowedRegions;
 pub use settings::{AlarmOn, Dimensions, Judgement, Limits, MetricSettings, Role, Settings, Timing};
-pub use snapshot::Snapshot;
+pub use snapshot::{CellState, CellView, RegionView, Snapshot};

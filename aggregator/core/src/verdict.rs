@@ -45,7 +45,9 @@ pub(crate) fn matters(alarm_on: AlarmOn, direction: Direction) -> bool {
 }
 
 fn percent(log_ratio: f64) -> String {
-    format!("{:+.0} %", (log_ratio.exp() - 1.0) * 100.0)
+    let ratio = log_ratio.exp();
+    // Beyond this a percentage says nothing to people.
+    if ratio >= 10.0 { format!("a factor of {ratio:.0}") } else { format!("{:+.0} %", (ratio - 1.0) * 100.0) }
 }
 
 fn peers(evidence: &Evidence) -> String {

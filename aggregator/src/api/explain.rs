@@ -135,3 +135,61 @@ fn write_evidence(out: &mut String, evidence: &Evidence) -> std::fmt::Result {
 fn percent(log_ratio: f64) -> String {
     format!("{:+.0} %", (log_ratio.exp() - 1.0) * 100.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(number: i64, state: &str, reason: &str) -> Incident {
+        let evidence = serde_json::json!({
+            "metric": "activity", "metric_is_traffic": true, "direction": "drop", "observed": 310.0, "expected": 820.0, "log_ratio": -0.97,
+            "common_mode": -0.02, "residual": -0.95, "tolerance": 0.2, "significance": 12.5,
+            "significance_threshold": 5.0, "windows": 3, "score": 0.99, "peers": ["browse"], "calendar": ["final"],
+            "errors": null, "missing": null, "reason": reason,
+            "counterfactual": "would have been held back had browse fallen too",
+        });
+        let body = serde_json::json!({
+            "id": "01J", "state": state, "kind": "malfunction", "at": "2026-03-09T20:15:00Z",
+            "started_at": "2026-03-09T20:05:00Z", "severity": "critical", "verdict": "malfunction",
+            "scope": {"region": ["uk"], "device": [], "stack": ["playback"]}, "summary": "playback in uk is down",
+            "evidence": evidence, "series": [],
+        });
+        Incident { number, id: "01J".into(), state: state.into(), written_ms: 0, body: body.to_string() }
+    }
+
+    #[test]
+    fn the_last_decision_says_why_not_the_end() {
+        let states = [
+            state(1, "suppressed", "all stacks share it"),
+            state(2, "open", "errors are raised inside"),
+            state(3, "resolved", "back to expectation"),
+        ];
+        let explained = Explanation::new("01J", &states, &[]).unwrap().unwrap();
+        assert!(explained.notified);
+        assert_eq!(explained.reason, "errors are raised inside");
+        let text = explained.to_text();
+        assert!(text.contains("It notified, because errors are raised inside."), "{text}");
+        assert!(
+            text.contains("It would have been otherwise: would have been held back had browse"),
+            "{text}"
+        );
+        assert!(text.contains("observed 310.000000, expected 820.000000 (-62 %)"), "{text}");
+        assert!(text.contains("peers: browse") && text.contains("calendar: final"), "{text}");
+        assert_eq!(text.matches("2026-03-09T20:15:00Z  ").count(), 3, "every state has a line: {text}");
+    }
+
+    #[test]
+    fn what_only_was_held_back_did_not_notify() {
+        let states = [state(1, "suppressed", "all stacks share it"), state(2, "resolved", "over")];
+        let explained = Explanation::new("01J", &states, &[]).unwrap().unwrap();
+        assert!(!explained.notified);
+        assert!(explained.to_text().contains("It did not notify, because all stacks share it."));
+    }
+
+    #[test]
+    fn nothing_known_and_foreign_records_are_told_apart() {
+        assert!(Explanation::new("01J", &[], &[]).unwrap().is_none());
+        let broken = Incident { body: "{}".into(), ..state(1, "open", "") };
+        assert!(Explanation::new("01J", &[broken], &[]).is_err());
+    }
+}

@@ -78,3 +78,77 @@ impl History {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vedette_aggregator_core::{CellState, CellView, Counts, RegionView};
+    use vedette_common::WallMs;
+
+    use super::*;
+
+    fn cell(stack: &str, observed: f64) -> CellView {
+        CellView {
+            device: "tv".into(),
+            stack: stack.into(),
+            metric: "activity".into(),
+            observed,
+            expected: 10.0,
+            count: 1,
+            log_ratio: 0.0,
+            residual: 0.0,
+            noise: 0.0,
+            score: 0.0,
+            state: CellState::Quiet,
+            incident: None,
+        }
+    }
+
+    fn picture(through_ms: i64, cells: Vec<CellView>) -> Snapshot {
+        let region = RegionView {
+            region: "uk".into(),
+            window_ms: 1_000,
+            judged_through: Some(Instant(WallMs(through_ms))),
+            common_modes: Vec::new(),
+            cells,
+        };
+        Snapshot {
+            open: Vec::new(),
+            suppressed: Vec::new(),
+            resolved: Vec::new(),
+            regions: vec![region],
+            agents: Vec::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    fn observed(history: &History, stack: &str) -> Vec<f64> {
+        let curves = history.curves(Some("uk"));
+        let found = curves.iter().find(|curve| curve.stack == stack);
+        found.map(|curve| curve.points.iter().map(|point| point.0).collect()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_window_counts_once_and_the_oldest_goes_first() {
+        let mut history = History::new(4, 2);
+        history.take(&picture(1, vec![cell("web", 1.0)]));
+        history.take(&picture(1, vec![cell("web", 9.0)]));
+        assert_eq!(observed(&history, "web"), [1.0]);
+        history.take(&picture(2, vec![cell("web", 2.0)]));
+        history.take(&picture(3, vec![cell("web", 3.0)]));
+        assert_eq!(observed(&history, "web"), [2.0, 3.0]);
+        assert!(history.curves(Some("ie")).is_empty());
+    }
+
+    #[test]
+    fn a_cell_that_is_gone_leaves_room_for_another() {
+        let mut history = History::new(1, 2);
+        history.take(&picture(1, vec![cell("a", 1.0), cell("b", 1.0)]));
+        assert_eq!(
+            (observed(&history, "a").len(), observed(&history, "b").len()),
+            (1, 0),
+            "one is the limit"
+        );
+        history.take(&picture(2, vec![cell("b", 2.0)]));
+        assert_eq!((observed(&history, "a").len(), observed(&history, "b").len()), (0, 1));
+    }
+}

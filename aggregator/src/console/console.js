@@ -2,6 +2,8 @@
 "use strict";
 
 const POLL_MS = 3000;
+// What is over, the latest first; the API has the rest.
+const OVER_MAX = 12;
 const $ = (id) => document.getElementById(id);
 let picture = { curves: new Map() };
 
@@ -54,27 +56,31 @@ function scope(alarm) {
 function incident(view) {
   const alarm = view.alarm;
   const severity = alarm.state === "open" ? alarm.severity : "";
+  const over = alarm.state === "resolved";
   const id = element("a", "", "explain");
   id.href = "/api/v1/incidents/" + encodeURIComponent(alarm.id) + "/explain";
   id.setAttribute("aria-label", "Explain incident " + alarm.id);
-  const since = element("time", "", (alarm.state === "open" ? "for " : "began ") + ago(alarm.started_at) + (alarm.state === "open" ? "" : " ago"));
-  since.dateTime = alarm.started_at;
-  since.title = alarm.started_at;
+  const at = over ? alarm.at : alarm.started_at;
+  const since = element("time", "", alarm.state === "open" ? "for " + ago(at) : (over ? "ended " : "began ") + ago(at) + " ago");
+  since.dateTime = at;
+  since.title = at;
   const badge = alarm.state === "open" ? element("span", "badge " + severity, severity) : element("span", "badge calm", words(alarm.verdict));
-  const sentence = alarm.summary.charAt(0).toUpperCase() + alarm.summary.slice(1);
-  const card = element("article", "card " + severity, element("h3", "", sentence));
-  card.append(element("div", "meta", badge, since, element("span", "", scope(alarm)), id));
+  const notified = over ? element("span", view.notified ? "badge warning" : "badge", view.notified ? "notified" : "held back") : null;
+  const card = element("article", "card " + severity, element("h3", "", alarm.summary));
+  const parts = [notified, badge, since, element("span", "", scope(alarm)), id];
+  card.append(element("div", "meta", ...parts.filter((part) => part !== null)));
   if (alarm.evidence.reason) card.append(element("p", "why", alarm.evidence.reason));
   return card;
 }
 
 function showIncidents(incidents) {
   const of = (state) => incidents.filter((view) => view.alarm.state === state);
-  const open = of("open"), held = of("suppressed");
+  const open = of("open"), held = of("suppressed"), over = of("resolved").slice(0, OVER_MAX);
   const none = empty("Nothing is open. Incidents appear here when somebody is notified.");
   $("open").replaceChildren(...(open.length ? open.map(incident) : [none]));
   const quiet = empty("Nothing is held back. Deviations that a common mode, a scheduled event or a silence explains appear here with the reason.");
   $("suppressed").replaceChildren(...(held.length ? held.map(incident) : [quiet]));
+  $("resolved").replaceChildren(...(over.length ? over.map(incident) : [empty("Nothing has ended yet. What is over stays here for a while.")]));
   tile("open", open.length, open.length > 0);
   tile("suppressed", held.length);
   document.title = open.length ? "(" + open.length + ") Vedette" : "Vedette";

@@ -10,6 +10,7 @@ mod enrolment;
 mod frames;
 mod notifiers;
 mod restart;
+mod silences;
 
 use std::net::SocketAddr;
 use std::path::Path;

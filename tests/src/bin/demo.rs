@@ -72,7 +72,14 @@ fn demo(arguments: &Arguments) -> Result<Outcome> {
     }
     let outcome = show(&play, &mut processes, began_at, &stopping)?;
     if !arguments.headless && !stopping.load(Ordering::Relaxed) {
-        writeln!(out, "\nThe console stays at {console} until Ctrl-C.")?;
+        writeln!(
+            out,
+            "\n{} of {} malfunctions paged, {} of {} events. The console stays at {console} until Ctrl-C.",
+            outcome.incidents_paged,
+            outcome.incidents_injected,
+            outcome.events_paged,
+            outcome.events_injected
+        )?;
         while !stopping.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(100));
         }

@@ -1,0 +1,129 @@
+//! Silences: what an operator's order does to an incident, and what its end does.
+//!
+//! It must never order by a short cut: the program's own commands do it while the service runs. The hard case is the end of
+//! a silence while the fault lasts: the same incident is then told, under the same id.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use vedette_aggregator::run::Service;
+use vedette_common::WallMs;
+use vedette_common::wire::{self, F24, RollUp, Summary};
+
+use crate::agent::{Session, acknowledged, enroll, key, now};
+use crate::{config, read_token, wait_for};
+
+const WINDOW_MS: u32 = 10_000;
+const CALM_WINDOWS: u64 = 40;
+/// Further in the future windows are refused.
+const FUTURE_WINDOWS: u64 = 28;
+
+/// Judges at once what a lone agent sends.
+const JUDGE: &str = "[notify]\nstdout = false\n[metrics.activity]\nrole = \"traffic\"\nalarm_on = \"drop\"\n";
+
+/// One region's traffic, sent window by window from the past towards now.
+struct Traffic {
+    session: Session,
+    start: WallMs,
+    sequence: u64,
+}
+
+impl Traffic {
+    async fn send(&mut self, windows: u64, observed: f32) {
+        for _ in 0..windows {
+            self.sequence += 1;
+            let start = self.start.plus_ms(self.sequence as i64 * i64::from(WINDOW_MS));
+            self.session.say(&window(self.sequence, start, observed)).await;
+            assert_eq!(self.session.answer().await, acknowledged(self.sequence));
+        }
+    }
+}
+
+fn window(sequence: u64, start: WallMs, observed: f32) -> Summary {
+    let mut summary = Summary::new(key(sequence), start, WINDOW_MS);
+    let metric = summary.strings.intern("activity").unwrap();
+    let (region, device) = (summary.strings.intern("uk").unwrap(), summary.strings.intern("tv").unwrap());
+    for (cell, name) in ["playback", "browse", "search"].into_iter().enumerate() {
+        let stack = summary.strings.intern(name).unwrap();
+        summary.cells.push(wire::CellName { region, device, stack }).unwrap();
+        let observed = F24::from_f32(if name == "playback" { observed } else { 1_000.0 });
+        let roll_up =
+            RollUp { cell: cell as u8, metric, observed, expected: F24::from_f32(1_000.0), count: 10 };
+        summary.roll_ups.push(roll_up).unwrap();
+    }
+    summary
+}
+
+/// What a command of the program prints.
+fn order(folder: &Path, args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_vedette-aggregator"))
+        .args(args)
+        .arg("--config")
+        .arg(config_file(folder))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn config_file(folder: &Path) -> PathBuf {
+    let file = folder.join("config.toml");
+    std::fs::write(&file, format!("state_dir = {:?}\n", folder.join("state"))).unwrap();
+    file
+}
+
+/// The states that incidents entered, oldest first: id, state and reason.
+async fn states(service: &Service) -> Vec<(String, String, String)> {
+    let found = service.store().with(|store| store.latest_incidents(10)).await.unwrap().unwrap();
+    let mut states = Vec::new();
+    for incident in found {
+        let id = incident.id.clone();
+        let entered = service.store().with(move |store| store.incident(&id)).await.unwrap().unwrap();
+        states.extend(entered.into_iter().map(|entered| {
+            let body: serde_json::Value = serde_json::from_str(&entered.body).unwrap();
+            (entered.id, entered.state, body["evidence"]["reason"].as_str().unwrap_or_default().to_owned())
+        }));
+    }
+    states
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silence_holds_back_while_it_lasts_and_no_longer() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(config(folder.path(), JUDGE)).await.unwrap();
+    let number = order(
+        folder.path(),
+        &["silence", "add", "--for", "2h", "--comment", "planned work", "--author", "anna", "--region", "uk"],
+    );
+    assert!(order(folder.path(), &["silence", "list"]).contains("planned work"));
+
+    let address = service.quic_address().unwrap();
+    let agent = enroll(address, &read_token(folder.path()), "edge-1").await.unwrap();
+    // A silence covers windows that begin within it: the calm ends now, and what follows may lie in the future a little.
+    let start = now().window_start(WINDOW_MS).plus_ms(-(CALM_WINDOWS as i64) * i64::from(WINDOW_MS));
+    let mut traffic = Traffic { session: agent.session(address).await, start, sequence: 0 };
+    traffic.send(CALM_WINDOWS, 1_000.0).await;
+    traffic.send(10, 100.0).await;
+    wait_for("a held-back incident", async || !states(&service).await.is_empty()).await;
+    let held = states(&service).await;
+    assert_eq!(held.len(), 1, "{held:?}");
+    assert_eq!(held[0].1, "suppressed");
+    assert!(held[0].2.contains("silenced by anna") && held[0].2.contains("planned work"), "{held:?}");
+
+    order(folder.path(), &["silence", "remove", &number]);
+    assert_eq!(order(folder.path(), &["silence", "list"]), "");
+    // The service notices within a second or two; windows until then are held back as well.
+    wait_for("the page", async || {
+        if traffic.sequence < CALM_WINDOWS + FUTURE_WINDOWS {
+            traffic.send(1, 100.0).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        states(&service).await.iter().any(|(_, state, _)| state == "open")
+    })
+    .await;
+    let told = states(&service).await;
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[0].0, told[1].0, "the same incident");
+    service.stop().await.unwrap();
+}
