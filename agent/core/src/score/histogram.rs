@@ -13,7 +13,7 @@ const BINS: usize = 56;
 const BANDWIDTH: f32 = 1.5;
 const BANDWIDTH_PER_BIN: f32 = 0.05;
 const BANDWIDTH_MAX: f32 = 4.0;
-/// How many bins are weighed: all within the largest bandwidth, three to either side, and one more.
+/// How many bins are weighed: all whose middle is within the largest bandwidth.
 const TAPS: usize = 8;
 /// The last place in the range, just inside the last bin.
 const LAST: f32 = BINS as f32 - 1.0 / 256.0;
@@ -34,7 +34,7 @@ const WIDENING_MAX: f32 = 8.0;
 const HALF: f32 = 0.49;
 /// A range is narrowed when all but this share of the mass, at either end, sits in so few bins.
 const STRAY_SHARE: f32 = 0.01;
-const CROWDED_BINS: usize = 3;
+const CROWDED_BINS: usize = 2;
 /// Where in a wide bin its mass was nobody knows: it is spread evenly, and so much of it is kept, enough that no
 /// value inside is a surprise and little enough that new values soon tell.
 const NARROW_KEEP: f32 = 0.1;
@@ -97,7 +97,7 @@ impl Histogram {
         }
         let position = within(position);
         let (bin, mean) = (bin(position), self.mean_position());
-        let surprisal = draw.ln_n - ln(self.count_around(bin, mean) + UNSEEN);
+        let surprisal = draw.ln_n - ln(self.count_around(position, mean) + UNSEEN);
         self.counters[bin] = morris::increment(self.counters[bin], draw.random);
         self.set_mean(mean + (position - mean) * draw.mean_rate, draw.random);
         surprisal
@@ -131,15 +131,17 @@ impl Histogram {
         self.scale_and_mean = self.scale_and_mean & !MEAN_MASK | mean & MEAN_MASK;
     }
 
-    /// The mass around a bin under a triangular kernel.
+    /// The mass around a position under a triangular kernel.
     ///
-    /// Always eight bins are weighed, those beyond the kernel by zero: a fixed amount of work without branches.
+    /// The kernel lies around the position and not around its bin: where the edges of the bins happen to fall
+    /// must not decide. Always eight bins are weighed, those beyond the kernel by zero: a fixed amount of work
+    /// without branches.
     #[inline]
-    fn count_around(&self, bin: usize, mean: f32) -> f32 {
-        let bandwidth = BANDWIDTH + BANDWIDTH_PER_BIN * (bin as f32 + 0.5 - mean).abs();
+    fn count_around(&self, position: f32, mean: f32) -> f32 {
+        let bandwidth = BANDWIDTH + BANDWIDTH_PER_BIN * (position - mean).abs();
         let falloff = 1.0 / bandwidth.min(BANDWIDTH_MAX);
-        let first = bin.saturating_sub(TAPS / 2 - 1).min(BINS - TAPS);
-        let distance = (first as i32 - bin as i32) as f32;
+        let first = bin((position - 0.5 * (TAPS as f32 - 1.0)).max(0.0)).min(BINS - TAPS);
+        let distance = first as f32 + 0.5 - position;
         let window = self.counters[first..].first_chunk().expect("the last window is whole");
         let [a, b, c, d] = weigh(window, distance, falloff);
         (a + c) + (b + d)
@@ -287,6 +289,18 @@ mod tests {
         let (n, _) = feed(&mut histogram, (0..2_000).map(|i| (i % 2 * 100 + i % 7) as f32));
         assert!(surprisal(&histogram, n, 50.0) > 8.0);
         assert!(surprisal(&histogram, n, 103.0) < 4.0);
+    }
+
+    #[test]
+    fn surprise_is_continuous_across_the_edges_of_bins() {
+        let mut histogram = Histogram::new();
+        let (n, _) = feed(&mut histogram, (0..2_000).map(|i| (i * 37 % 100) as f32).chain([150.0]));
+        let mut before = surprisal(&histogram, n, 40.0);
+        for i in 1..10_000 {
+            let now = surprisal(&histogram, n, 40.0 + 0.01 * i as f32);
+            assert!((now - before).abs() < 1.0, "a leap of {} at {}", now - before, 40.0 + 0.01 * i as f32);
+            before = now;
+        }
     }
 
     #[test]
