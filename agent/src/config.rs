@@ -37,6 +37,9 @@ pub struct Config {
     pub dimensions: Dimensions,
     /// Regions by name, for the time zone of their seasons.
     pub regions: BTreeMap<String, Region>,
+    /// What holds for some metrics, by name or by the beginning of one with `*`; at most 32. An exact name counts before
+    /// a beginning, a longer beginning before a shorter.
+    pub metrics: BTreeMap<String, Metric>,
     /// Where observations come from.
     pub source: Source,
     /// How observations are gathered into summaries.
@@ -60,6 +63,7 @@ impl Default for Config {
             tags: BTreeMap::new(),
             dimensions: Dimensions::default(),
             regions: BTreeMap::new(),
+            metrics: BTreeMap::new(),
             source: Source::default(),
             window: Window::default(),
             limits: Limits::default(),
@@ -94,6 +98,30 @@ impl Default for Dimensions {
 pub struct Region {
     /// Its time zone by IANA name; default: this machine's, or UTC if that is unknown.
     pub timezone: Option<String>,
+}
+
+/// What holds for a metric: a measurement with all its fields, or `measurement.field`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metric {
+    /// Which deviations of its values are sent; default both. The others are counted.
+    pub alarm_on: AlarmOn,
+    /// Whether its values only grow until what counts them begins anew; the rate a second is then scored. Default
+    /// false. StatsD's counters are differences already and need nothing.
+    pub counter: bool,
+}
+
+/// Which direction of a deviation matters, as in the aggregator's config.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlarmOn {
+    /// Less than expected.
+    Drop,
+    /// More than expected.
+    Rise,
+    /// Either.
+    #[default]
+    Both,
 }
 
 /// Where observations come from.

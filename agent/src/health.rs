@@ -133,6 +133,7 @@ fn encode_observations(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
         metric.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
     }
     out.counter("vedette_agent_deviations", "Deviations that began", counts.onsets)?;
+    out.counter("vedette_agent_deviations_unwanted", "Deviations not asked for", counts.unwanted)?;
     out.counter(
         "vedette_agent_series_evicted",
         "Series evicted because another needed the slot",

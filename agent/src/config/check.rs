@@ -3,8 +3,9 @@
 //! Owns the ranges that the settings' documentation promises. Must never stop at the first problem. The hard case is
 //! a name that only the aggregator would refuse later: ids, regions and tags are checked by the wire's own limits.
 
+use vedette_agent_core::metric::METRIC_RULES_MAX;
 use vedette_common::ids::AgentId;
-use vedette_common::limits::{NAME_BYTES_MAX, REGIONS_MAX, TAGS_MAX};
+use vedette_common::limits::{METRIC_BYTES_MAX, NAME_BYTES_MAX, REGIONS_MAX, TAGS_MAX};
 
 use super::{Config, Dimensions, WindowClock};
 
@@ -21,6 +22,7 @@ pub(super) fn problems(config: &Config) -> Problems {
     tag_problems(config, &mut problems);
     region_problems(config, &mut problems);
     clock_problems(config, &mut problems);
+    metric_problems(config, &mut problems);
     problems
 }
 
@@ -117,6 +119,24 @@ fn region_problems(config: &Config, problems: &mut Problems) {
             let key = vec!["regions".to_owned(), name.clone(), "timezone".to_owned()];
             problems.push((key, format!("\"{zone}\" is no IANA time zone, as in \"Europe/Berlin\"")));
         }
+    }
+}
+
+fn metric_problems(config: &Config, problems: &mut Problems) {
+    if config.metrics.len() > METRIC_RULES_MAX {
+        let problem = format!("has {} metrics; at most {METRIC_RULES_MAX} fit", config.metrics.len());
+        problems.push((path("metrics"), problem));
+    }
+    for name in config.metrics.keys() {
+        let beginning = name.strip_suffix('*').unwrap_or(name);
+        let problem = match () {
+            () if name.is_empty() || name.len() > METRIC_BYTES_MAX => {
+                format!("a metric's name has 1 to {METRIC_BYTES_MAX} bytes")
+            }
+            () if beginning.contains('*') => "a `*` stands only at the end, as in \"net*\"".into(),
+            () => continue,
+        };
+        problems.push((vec!["metrics".to_owned(), name.clone()], problem));
     }
 }
 

@@ -3,11 +3,15 @@
 //! Owns the sum that the budget is held against. Must never leave out a buffer that can grow with a setting. The hard
 //! case is honesty: each cost is the worst case of the code that holds it, named there.
 
+use std::cmp::Reverse;
+
+use vedette_agent_core::deviation::Interest;
+use vedette_agent_core::metric::{METRIC_RULES_MAX, MetricRule, MetricRules};
 use vedette_agent_core::pipeline::PipelineSettings;
 use vedette_agent_core::spool::SpoolSettings;
 use vedette_common::limits::FRAME_BYTES_MAX;
 
-use super::Config;
+use super::{AlarmOn, Config, Metric};
 use crate::{health, source, uplink};
 
 /// Program, runtime, log, certificates and the cores' own structures: resident memory of the release build with one series
@@ -79,8 +83,26 @@ impl Config {
             lateness_ms: self.window.lateness_ms.min(self.window.window_ms),
             flush_ms: self.source.statsd.flush_ms,
             silent_ms: PipelineSettings::default().silent_ms.max(self.window.window_ms.saturating_mul(4)),
+            metrics: self.metric_rules(),
             ..PipelineSettings::for_series(self.limits.series_max)
         }
+    }
+
+    /// The rules for metrics: exact names first, then beginnings, the longest first.
+    fn metric_rules(&self) -> MetricRules {
+        let mut named: Vec<(&String, &Metric)> = self.metrics.iter().collect();
+        named.sort_by_key(|(name, _)| (name.ends_with('*'), Reverse(name.len())));
+        let rule = |(name, metric): (&String, &Metric)| {
+            let pattern = heapless::String::try_from(name.as_str()).ok()?;
+            let interest = match metric.alarm_on {
+                AlarmOn::Both => Interest::Both,
+                AlarmOn::Drop => Interest::Drop,
+                AlarmOn::Rise => Interest::Rise,
+            };
+            Some(MetricRule { pattern, interest, counter: metric.counter })
+        };
+        // Names too long and rules too many were refused when the config was read.
+        named.into_iter().filter_map(rule).take(METRIC_RULES_MAX).collect()
     }
 
     /// The spool's settings.

@@ -57,3 +57,15 @@ fn zones_come_from_the_config_first() {
     let config = Config::parse(Path::new("a"), "[regions.us]\ntimezone = \"America/New_York\"\n").unwrap();
     assert_eq!(config.timezone("us"), chrono_tz::America::New_York);
 }
+
+#[test]
+fn metrics_become_rules_and_the_narrowest_counts_first() {
+    let text = "[metrics.\"net*\"]\ncounter = true\n[metrics.\"*\"]\nalarm_on = \"rise\"\n[metrics.network]\nalarm_on = \"drop\"\n";
+    let config = Config::parse(Path::new("a"), text).unwrap();
+    let rules = config.pipeline_settings().metrics;
+    let patterns: Vec<&str> = rules.iter().map(|rule| rule.pattern.as_str()).collect();
+    assert_eq!(patterns, ["network", "net*", "*"]);
+    assert!(rules[1].counter && !rules[0].counter);
+    let errors = errors("[metrics.\"a*b\"]\ncounter = true\n[metrics.ok]\nalarm_on = \"fall\"\n");
+    assert!(errors.iter().any(|error| error.contains("metrics.ok.alarm_on")), "{errors:?}");
+}
