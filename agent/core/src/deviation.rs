@@ -266,7 +266,9 @@ impl DeviationState {
         let stuck = self.flat.observe(value, step_s, ordinary);
         let vanished = self.vanish.observe(value, score.expected, score.usual, step_s)
             && self.flat.run_s() <= ZEROS_S_MAX;
-        let width = self.spread.observe(residual, score.usual, step_s);
+        // While errors lie on one side, their size tells of the level and not of the spread.
+        let off = strained || self.is_deviating() && self.scorer == Scorer::Value;
+        let width = if off { Width::Usual } else { self.spread.observe(residual, score.usual, step_s) };
         let weary = 1.0 + FATIGUE * self.brief.min(FATIGUE_MAX);
         let alarmed = strain >= settings.strain_onset * weary
             || (strain >= settings.strain_ongoing * weary && score.combined >= settings.combined_onset);
@@ -283,6 +285,8 @@ impl DeviationState {
     }
 
     fn advance(&mut self, settings: &DeviationSettings, now_s: u32, sign: Sign) -> Option<Phase> {
+        // Time that ran backwards counts anew from where it is: it ends nothing early, and nothing never.
+        (self.onset_s, self.sign_s) = (self.onset_s.min(now_s), self.sign_s.min(now_s));
         if let Sign::Strong(scorer, direction) = sign
             && self.begins(scorer, direction)
         {
@@ -317,8 +321,14 @@ impl DeviationState {
             }
             Stage::Deviating if self.is_calm(settings, now_s, self.sign_s) => {
                 let brief_s = BRIEF_STEPS * self.rhythm.interval_s();
-                let was_brief = self.sign_s.saturating_sub(self.onset_s) as f32 <= brief_s;
-                self.brief += if was_brief && self.scorer == Scorer::Value { 1.0 } else { 0.0 };
+                let was_brief = (self.sign_s - self.onset_s) as f32 <= brief_s;
+                if self.scorer == Scorer::Value {
+                    self.brief += if was_brief { 1.0 } else { 0.0 };
+                    // What lasted may have become the new level, with a spread of its own.
+                    if !was_brief {
+                        self.spread.relearn();
+                    }
+                }
                 self.stage = Stage::Calm;
                 Some(Phase::Ended)
             }
@@ -352,8 +362,7 @@ impl DeviationState {
         Phase::Onset
     }
 
-    /// Whether it has been calm for long enough since `since_s`: some usual gaps, within bounds. A clock that ran
-    /// backwards ends nothing early.
+    /// Whether it has been calm for long enough since `since_s`: some usual gaps, within bounds.
     fn is_calm(&self, settings: &DeviationSettings, now_s: u32, since_s: u32) -> bool {
         let steps_ms = (settings.calm_steps * self.rhythm.interval_s() * 1_000.0) as i64;
         let calm_ms = steps_ms.min(settings.calm_ms_max).max(settings.calm_ms_min);

@@ -18,10 +18,15 @@ const ERROR_MAX: f32 = 4.0;
 /// The recent mean deviates when it is this many times the usual one, and this many of its own usual swings away.
 const WILDER: f32 = 1.6;
 const SWINGS: f32 = 6.0;
+/// The swing counts as at least that of the mean of independent normal errors, which is 0.6 sqrt(rate / 2) of the usual
+/// size, a straight line over the rates there are: a series that comes more seldom than it did swings more.
+const WHITE_SWING: f32 = 0.032;
+const WHITE_SWING_RATE: f32 = 1.02;
 /// It has returned within this share of that way.
 const RETURNED: f32 = 0.5;
-/// Errors before it says anything.
+/// Errors, and seconds, before it says anything.
 const LEARNED: u16 = 200;
+const LEARNED_S: u16 = 64_800;
 
 /// Means of the size of errors, in usual errors of the forecast; 16 bytes.
 #[repr(C)]
@@ -32,6 +37,8 @@ pub(crate) struct Spread {
     /// Usual distance of `recent` from `usual`.
     swing: f32,
     seen: u16,
+    /// For how long it has learned, in seconds; saturates after eighteen hours.
+    seen_s: u16,
 }
 
 /// What the spread looks like now.
@@ -45,7 +52,7 @@ pub(crate) enum Width {
 
 impl Spread {
     pub(crate) const fn new() -> Self {
-        Spread { recent: 1.0, usual: 1.0, swing: 0.0, seen: 0 }
+        Spread { recent: 1.0, usual: 1.0, swing: 0.0, seen: 0, seen_s: 0 }
     }
 
     /// Takes in an error of the forecast whose usual size is `usual`, `step_s` seconds after the one before.
@@ -53,24 +60,31 @@ impl Spread {
     pub(crate) fn observe(&mut self, error: f32, usual: f32, step_s: f32) -> Width {
         let size = (error.abs() / (usual + f32::MIN_POSITIVE)).min(ERROR_MAX);
         self.seen = self.seen.saturating_add(1);
-        let known =
-            if self.seen <= YOUTH { 1.0 / f32::from(self.seen) } else { (step_s * USUAL_RATE).min(0.3) };
-        self.recent +=
-            rate(step_s, RECENT_TAU_S).clamp(RECENT_RATE_MIN, RECENT_RATE_MAX) * (size - self.recent);
+        self.seen_s = self.seen_s.saturating_add(step_s as u16);
+        let steady = (step_s * USUAL_RATE).min(0.3);
+        let known = if self.seen <= YOUTH { 1.0 / f32::from(self.seen) } else { steady };
+        let recent_rate = rate(step_s, RECENT_TAU_S).clamp(RECENT_RATE_MIN, RECENT_RATE_MAX);
+        self.recent += recent_rate * (size - self.recent);
         let away = self.recent - self.usual;
-        let most = SWINGS * self.swing + (WILDER - 1.0) * self.usual;
-        let width = self.judge(away, most);
+        let least = (WHITE_SWING + WHITE_SWING_RATE * recent_rate) * self.usual;
+        let far = SWINGS * self.swing.max(least);
+        let most = far + (WILDER - 1.0) * self.usual;
+        let width = self.judge(away, far, most);
         // While it is unusual, what is usual learns slowly, and so within days all the same.
         self.usual += known * (size.min(self.usual + most) - self.usual);
         self.swing += known * (away.abs().min(most) - self.swing);
         width
     }
 
-    fn judge(&self, away: f32, most: f32) -> Width {
-        let far = SWINGS * self.swing;
+    /// Says nothing for a while and learns: the series has a new level, and may have a spread of its own there.
+    pub(crate) fn relearn(&mut self) {
+        self.seen_s = 0;
+    }
+
+    fn judge(&self, away: f32, far: f32, most: f32) -> Width {
         let wilder = away > far && self.recent > WILDER * self.usual;
         match () {
-            () if self.seen < LEARNED => Width::Usual,
+            () if self.seen < LEARNED || self.seen_s < LEARNED_S => Width::Usual,
             () if wilder => Width::Wilder,
             () if away > RETURNED * most => Width::Unusual,
             () => Width::Usual,

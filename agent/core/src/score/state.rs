@@ -22,6 +22,8 @@ pub const SERIES_STATE_BYTES_MAX: usize = 700;
 const AGE_MAX: u16 = 32_768;
 /// Every so many observations, ranges that outliers left too wide are narrowed.
 const REVIEW_EVERY: u16 = 512;
+/// Time since the observation before counts as at most this many seconds: after a gap, one value is one value.
+const STEP_S_MAX: f32 = 3_600.0;
 /// So many latest values are a stretch, looked at as one.
 const STRETCH: u16 = 128;
 /// The spread of a stretch counts as at least this share of its values.
@@ -29,7 +31,7 @@ const STRETCH_SPREAD_MIN: f32 = 0.02;
 /// A range of values this many times the spread of a whole stretch, and usual errors this many times, were
 /// learned from something else.
 const FOREIGN_RANGE: f32 = 1_000.0;
-const FOREIGN_ERROR: f32 = 10.0;
+const FOREIGN_ERROR: f32 = 3.0;
 
 const _: () = assert!(size_of::<SeriesState>() <= SERIES_STATE_BYTES_MAX);
 
@@ -101,7 +103,7 @@ impl SeriesState {
             self.each_histogram(Histogram::narrow);
         }
         self.n += 1;
-        let step_s = self.last.advance(now_ms);
+        let step_s = self.last.advance(now_ms).min(STEP_S_MAX);
         if self.n == 1 { 0.0 } else { step_s }
     }
 
