@@ -3,8 +3,6 @@
 //! It must never allocate, read a clock, or drop anything without a count and a reason. The hard case is what
 //! an arrival may be: late, doubled, from a clock that jumped, of a series that finds no slot. Each has a rule
 //! of its own here, and no scorer ever sees time run backwards.
-use core::hash::Hasher;
-
 use vedette_common::{
     DropCounts, DropReason, Now, WallMs,
     wire::{Calendar, Course, Fraction, Phase, Scorer},
@@ -398,7 +396,6 @@ impl<'m> Pipeline<'m> {
         let mut hasher = self.key.spelling(defaults, SPELLED_AS_OBSERVATION);
         let tags = observation.tags.iter().flat_map(|&(key, value)| [key, value]);
         for part in [observation.measurement, observation.field].into_iter().chain(tags) {
-            hasher.write_u32(part.len() as u32);
             hasher.write(part.as_bytes());
         }
         let spelling = hasher.finish();

@@ -91,11 +91,11 @@ impl<'a> Line<'a> {
 fn split_timestamp(rest: &[u8]) -> Result<(&[u8], Option<i64>), ParseError> {
     let start = memchr::memrchr(b' ', rest).map_or(0, |space| space + 1);
     let word = &rest[start..];
-    if memchr::memchr2(b'=', b'"', word).is_some() {
-        return Ok((rest, None));
+    match parse_integer(word) {
+        Some(timestamp) => Ok((rest[..start].trim_ascii_end(), Some(timestamp))),
+        None if memchr::memchr2(b'=', b'"', word).is_some() => Ok((rest, None)),
+        None => Err(ParseError::TimestampMalformed),
     }
-    let timestamp = parse_integer(word).ok_or(ParseError::TimestampMalformed)?;
-    Ok((rest[..start].trim_ascii_end(), Some(timestamp)))
 }
 
 /// A whole number with an optional sign; `None` when it is none or does not fit.
@@ -110,15 +110,34 @@ fn parse_integer(bytes: &[u8]) -> Option<i64> {
 
 /// A whole number without sign: nineteen digits cannot overflow, so that the check is left for longer ones.
 fn parse_unsigned(digits: &[u8]) -> Result<u64, ParseError> {
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+    let (sum, rest) = match digits.as_chunks() {
+        _ if digits.len() > 19 => (0, digits),
+        (chunks, rest) => {
+            let step = |sum, chunk: &[u8; 8]| Some(sum * 100_000_000 + eight_digits(*chunk)?);
+            (chunks.iter().try_fold(0, step).ok_or(ParseError::ValueMalformed)?, rest)
+        }
+    };
+    if digits.is_empty() || !rest.iter().all(u8::is_ascii_digit) {
         return Err(ParseError::ValueMalformed);
     }
-    let digit = |d: &u8| u64::from(d - b'0');
-    if digits.len() <= 19 {
-        return Ok(digits.iter().fold(0, |sum, d| sum * 10 + digit(d)));
+    let step = |sum: u64, d: &u8| sum.checked_mul(10)?.checked_add(u64::from(d - b'0'));
+    rest.iter().try_fold(sum, step).ok_or(ParseError::ValueNotFinite)
+}
+
+/// Eight digits at once: neighbours are joined to pairs, pairs to fours, and those to the whole.
+#[inline]
+fn eight_digits(chunk: [u8; 8]) -> Option<u64> {
+    const UPPER_HALVES: u64 = 0xf0f0_f0f0_f0f0_f0f0;
+    const ZEROS: u64 = 0x3030_3030_3030_3030;
+    let word = u64::from_le_bytes(chunk);
+    let reaches_past_nine = word.wrapping_add(0x0606_0606_0606_0606);
+    if word & UPPER_HALVES != ZEROS || reaches_past_nine & UPPER_HALVES != ZEROS {
+        return None;
     }
-    let step = |sum: u64, d| sum.checked_mul(10)?.checked_add(digit(d));
-    digits.iter().try_fold(0, step).ok_or(ParseError::ValueNotFinite)
+    let ones = word - ZEROS;
+    let pairs = (ones * 10 + (ones >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    Some((fours * 10_000 + (fours >> 32)) & 0xffff_ffff)
 }
 
 /// Where `separator` stands without a backslash before it.

@@ -129,13 +129,44 @@ pub fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// A decimal number of the wire: finite, or a typed error. Accepts what C's `strtod` accepts in decimal.
 fn parse_float(bytes: &[u8]) -> Result<f64, ParseError> {
+    if let Some(value) = parse_plain(bytes) {
+        return Ok(value);
+    }
     let value: f64 = fast_float2::parse(bytes).map_err(|_| ParseError::ValueMalformed)?;
     if value.is_finite() { Ok(value) } else { Err(ParseError::ValueNotFinite) }
+}
+
+/// A number as most are written, `-12.5`: up to fifteen digits and perhaps a point among them; else nothing.
+///
+/// Exact, because neither digits nor power of ten exceed what an `f64` holds and one division rounds but once
+/// (Clinger, "How to read floating point numbers accurately", PLDI 1990).
+#[inline]
+fn parse_plain(bytes: &[u8]) -> Option<f64> {
+    const POWERS: [f64; 16] =
+        [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
+    let (unsigned, negative) = match bytes {
+        [b'-', rest @ ..] => (rest, true),
+        _ => (bytes, false),
+    };
+    if !(1..=16).contains(&unsigned.len()) {
+        return None;
+    }
+    let (mut sum, mut digits, mut before_point) = (0_u64, 0, None);
+    for &byte in unsigned {
+        match byte.wrapping_sub(b'0') {
+            digit @ 0..=9 => (sum, digits) = (sum * 10 + u64::from(digit), digits + 1),
+            _ if byte == b'.' && before_point.is_none() => before_point = Some(digits),
+            _ => return None,
+        }
+    }
+    let value = sum as f64 / POWERS.get(before_point.map_or(0, |before| digits - before))?;
+    (1..=15).contains(&digits).then_some(if negative { -value } else { value })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::vec::Vec;
 
     #[test]
@@ -143,6 +174,26 @@ mod tests {
         let found: Vec<_> = lines(b"a\r\n\nb\nc").collect();
         assert_eq!(found, [b"a", b"b", b"c"]);
         assert_eq!(lines(b"\n\r\n").count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn plain_numbers_are_exact(text in "-?[0-9]{0,9}[.]?[0-9]{0,9}") {
+            if let Some(value) = parse_plain(text.as_bytes()) {
+                prop_assert_eq!(value.to_bits(), text.parse::<f64>().unwrap().to_bits());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_plain_is_left() {
+        for text in ["", "-", ".", "-.", "1e3", "+1", "1.2.3", "1234567890123456", "nan", " 1"] {
+            assert_eq!(parse_plain(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(
+            (parse_plain(b"-12.5"), parse_plain(b".5"), parse_plain(b"5.")),
+            (Some(-12.5), Some(0.5), Some(5.0))
+        );
     }
 
     #[test]
