@@ -7,13 +7,17 @@
 //!
 //! A changed table is accepted with `VEDETTE_GRID=accept cargo test -p vedette-agent-core --test quality_grid`.
 
+mod age;
 mod family;
 mod random;
+mod silence;
 mod trial;
 
 use std::fmt::Write as _;
 
+use age::AGES_S;
 use family::{Family, Noise};
+use silence::Beat;
 use trial::{Caught, Cell, measure};
 
 const SEED: u64 = 1;
@@ -76,6 +80,52 @@ fn write_caught(out: &mut String, place: usize, family: Family, cells: &[(Noise,
     out.push('\n');
 }
 
+fn write_silences(out: &mut String, seed: u64) {
+    let _ = writeln!(
+        out,
+        "\nMissing data: share of stops told as silence, median delay, mistaken silences a week\n"
+    );
+    let _ = write!(out, "{:14}", "comes");
+    for step_s in STEPS_S {
+        let _ = write!(out, "{:>26}", format!("every {}", span(step_s)));
+    }
+    for beat in Beat::ALL {
+        let _ = write!(out, "\n{:14}", beat.name());
+        for step_s in STEPS_S {
+            let found = silence::measure(seed, beat, step_s);
+            let share = 100 * found.delays_s.len() / found.trials.max(1) as usize;
+            let mistaken = f64::from(found.mistaken) / found.weeks;
+            let _ = write!(out, "{share:>6} %{:>9}{mistaken:>9.1}", middle(&found.delays_s));
+        }
+    }
+    out.push('\n');
+}
+
+/// The intervals at which the cold start is measured.
+const BORN_STEPS_S: [i64; 2] = [60, 300];
+
+fn write_ages(out: &mut String, seed: u64) {
+    for step_s in BORN_STEPS_S {
+        let ages = age::measure(seed, Noise::Medium, step_s);
+        let every = span(step_s);
+        let _ =
+            writeln!(out, "\nCold start, every {every}, noise 10 %: share that began a deviation, by age\n");
+        let _ = write!(out, "{:24}", "");
+        AGES_S.iter().for_each(|age_s| _ = write!(out, "{:>9}", span(*age_s)));
+        for (place, family) in Family::ALL.into_iter().enumerate() {
+            let _ = write!(out, "\n{:24}", family.name());
+            for age in &ages {
+                let caught = &age.caught[place];
+                let share = 100 * caught.delays_s.len() / caught.trials.max(1) as usize;
+                let _ = write!(out, "{share:>7} %");
+            }
+        }
+        let _ = write!(out, "\n{:24}", "false onsets till then");
+        ages.iter().for_each(|age| _ = write!(out, "{:>9.2}", age.onsets_a_series()));
+        out.push('\n');
+    }
+}
+
 fn table(seed: u64) -> String {
     let cells: Vec<(Noise, i64, Cell)> = Noise::ALL
         .into_iter()
@@ -86,6 +136,8 @@ fn table(seed: u64) -> String {
     for (place, family) in Family::ALL.into_iter().enumerate() {
         write_caught(&mut out, place, family, &cells);
     }
+    write_silences(&mut out, seed);
+    write_ages(&mut out, seed);
     out
 }
 

@@ -13,7 +13,7 @@ use crate::random::Dice;
 
 const DAY_S: i64 = 86_400;
 /// A Monday.
-const START_S: i64 = 1_771_804_800;
+pub(crate) const START_S: i64 = 1_771_804_800;
 /// How many series there are in a cell of the grid, and how many faults of a family each meets.
 const SERIES: u64 = 4;
 const TRIALS: i64 = 12;
@@ -24,24 +24,28 @@ const ENDED_WITHIN_S: i64 = 2 * DAY_S;
 
 /// The state of a series and of its deviation.
 #[derive(Clone)]
-struct Watch {
+pub(crate) struct Watch {
     series: SeriesState,
     rest: Rest,
     deviation: DeviationState,
 }
 
 /// What one observation gave.
-struct Said {
+pub(crate) struct Said {
     course: Option<Course>,
     alarmed: bool,
 }
 
 impl Watch {
-    fn new(seed: u32) -> Self {
+    pub(crate) fn new(seed: u32) -> Self {
         Self { series: SeriesState::new(seed), rest: Rest::new(), deviation: DeviationState::default() }
     }
 
-    fn observe(&mut self, at_s: i64, value: f64) -> Said {
+    pub(crate) fn is_deviating(&self) -> bool {
+        self.deviation.is_deviating()
+    }
+
+    pub(crate) fn observe(&mut self, at_s: i64, value: f64) -> Said {
         let at = WallMs(at_s * 1_000);
         let score = self.series.update(Moment::new(at, 0), value, Learning::Normal);
         let course = self.deviation.step(&DeviationSettings::default(), at, value, &score, false);
@@ -51,6 +55,10 @@ impl Watch {
 }
 
 impl Said {
+    pub(crate) fn is_onset(&self) -> bool {
+        self.is(Phase::Onset)
+    }
+
     fn is(&self, phase: Phase) -> bool {
         self.course.is_some_and(|course| course.phase == phase)
     }
@@ -117,7 +125,7 @@ fn live(seed: u64, noise: Noise, step_s: i64, cell: &mut Cell) {
     for at_s in (START_S..end_s).step_by(step_s as usize) {
         let due = at_s >= watched_s && at_s >= watched_s + trials * between_s + between_s / 2;
         if due && !watch.deviation.is_deviating() {
-            meet_faults(&watch, &dice, noise, step_s, at_s, last, cell);
+            meet_faults(&watch, &dice, noise, step_s, at_s, last, &mut cell.caught);
             trials += 1;
         }
         last = value(noise, at_s, None, &mut dice);
@@ -134,8 +142,16 @@ fn live(seed: u64, noise: Noise, step_s: i64, cell: &mut Cell) {
     cell.quiet.weeks += quiet_days as f64 / 7.0;
 }
 
-fn meet_faults(watch: &Watch, dice: &Dice, noise: Noise, step_s: i64, at_s: i64, last: f64, cell: &mut Cell) {
-    for (family, caught) in Family::ALL.into_iter().zip(&mut cell.caught) {
+pub(crate) fn meet_faults(
+    watch: &Watch,
+    dice: &Dice,
+    noise: Noise,
+    step_s: i64,
+    at_s: i64,
+    last: f64,
+    all: &mut [Caught; Family::ALL.len()],
+) {
+    for (family, caught) in Family::ALL.into_iter().zip(all) {
         let fault = Fault { family, since_s: at_s, value: last };
         meet(watch.clone(), dice.clone(), noise, step_s, fault, caught);
     }
