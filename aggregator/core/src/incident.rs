@@ -106,9 +106,6 @@ pub struct Incident {
     pub(crate) notify_windows: u32,
     /// Judged windows since the latest that showed it.
     pub(crate) quiet: u32,
-    /// Whether people were ever notified of it.
-    #[serde(default)]
-    pub(crate) notified: bool,
     pub(crate) evidence: Evidence,
     pub(crate) series: Vec<AlarmSeries>,
 }
@@ -136,7 +133,6 @@ impl Incident {
             windows: 0,
             notify_windows: 0,
             quiet: 0,
-            notified: false,
             evidence: evidence.clone(),
             series: Vec::new(),
         }
@@ -211,7 +207,6 @@ impl Incident {
 
     fn become_state(&mut self, state: IncidentState, decision: Option<Decision>, at: WallMs) -> Told {
         self.stage = Stage::Told(state);
-        self.notified |= state == IncidentState::Open;
         self.entered_at = at;
         self.tell(decision, at)
     }

@@ -36,8 +36,6 @@ pub struct IncidentView {
     pub last_seen_at: Instant,
     /// Judged windows that it has held for.
     pub windows: u32,
-    /// Whether people were ever notified of it.
-    pub notified: bool,
 }
 
 /// One region of the lattice.

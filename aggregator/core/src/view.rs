@@ -46,7 +46,6 @@ fn incidents(journal: &Journal, state: IncidentState) -> Vec<IncidentView> {
         alarm: incident.alarm(),
         last_seen_at: Instant(incident.seen_at),
         windows: incident.windows,
-        notified: incident.notified,
     };
     let mut views: Vec<IncidentView> = journal.iter().filter(|i| i.is(state)).map(view).collect();
     views.sort_by(|a, b| b.alarm.at.cmp(&a.alarm.at).then_with(|| a.alarm.id.cmp(&b.alarm.id)));

@@ -1,12 +1,13 @@
 //! The last windows of each cell and metric, for the console's curves.
 //!
-//! Must never hold more series than it may, or more windows of one than it may: about 16 bytes a window. The hard case
-//! is a cell that is gone: its curve goes with the first picture that no longer shows it.
+//! Must never hold more series than it may, or more windows of one than it may: about 16 bytes a window. The hard cases
+//! are a cell that is gone, whose curve goes with the first picture that no longer shows it, and one without data for now,
+//! whose curve waits: missing data must not look like a drop.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::Serialize;
-use vedette_aggregator_core::{Instant, Snapshot};
+use vedette_aggregator_core::{CellState, Instant, Snapshot};
 
 /// Region, device, stack and metric.
 type Name = (String, String, String, String);
@@ -50,11 +51,14 @@ impl History {
             for cell in &region.cells {
                 let name =
                     (region.region.clone(), cell.device.clone(), cell.stack.clone(), cell.metric.clone());
-                present.insert(name, (cell.observed, cell.expected));
+                let seen = cell.state != CellState::Missing;
+                present.insert(name, seen.then_some((cell.observed, cell.expected)));
             }
             self.curves.retain(|name, _| name.0 != region.region || present.contains_key(name));
             for (name, point) in present {
-                self.push(name, point);
+                if let Some(point) = point {
+                    self.push(name, point);
+                }
             }
         }
     }
@@ -81,7 +85,7 @@ impl History {
 
 #[cfg(test)]
 mod tests {
-    use vedette_aggregator_core::{CellState, CellView, Counts, RegionView};
+    use vedette_aggregator_core::{CellView, Counts, RegionView};
     use vedette_common::WallMs;
 
     use super::*;
@@ -137,6 +141,16 @@ mod tests {
         history.take(&picture(3, vec![cell("web", 3.0)]));
         assert_eq!(observed(&history, "web"), [2.0, 3.0]);
         assert!(history.curves(Some("ie")).is_empty());
+    }
+
+    #[test]
+    fn missing_data_is_no_drop() {
+        let mut history = History::new(4, 4);
+        history.take(&picture(1, vec![cell("web", 7.0)]));
+        history.take(&picture(2, vec![CellView { state: CellState::Missing, ..cell("web", 0.0) }]));
+        assert_eq!(observed(&history, "web"), [7.0]);
+        history.take(&picture(3, vec![cell("web", 8.0)]));
+        assert_eq!(observed(&history, "web"), [7.0, 8.0]);
     }
 
     #[test]

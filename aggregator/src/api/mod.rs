@@ -77,6 +77,7 @@ impl Desk {
 pub fn router(desk: Desk) -> Router {
     Router::new()
         .route("/api/v1/incidents", get(incidents))
+        .route("/api/v1/history", get(ended))
         .route("/api/v1/incidents/{id}", get(incident))
         .route("/api/v1/incidents/{id}/explain", get(explained))
         .route("/api/v1/suppressed", get(suppressed))
@@ -157,6 +158,15 @@ async fn incidents(State(desk): State<Desk>, Query(filter): Query<Filter>) -> An
     let all = picture.open.iter().chain(&picture.suppressed).chain(&picture.resolved);
     let found: Vec<&IncidentView> = all.filter(|view| filter.takes(view)).collect();
     Ok(answer(StatusCode::OK, &json!({ "incidents": found })))
+}
+
+async fn ended(State(desk): State<Desk>) -> Answer {
+    let rows = desk.store.with(|store| store.ended_incidents(ROWS_MAX)).await??;
+    let read = |(row, notified): &(crate::store::Incident, bool)| {
+        serde_json::from_str::<Value>(&row.body).map(|alarm| json!({ "alarm": alarm, "notified": notified }))
+    };
+    let incidents = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    Ok(answer(StatusCode::OK, &json!({ "incidents": incidents })))
 }
 
 async fn incident(State(desk): State<Desk>, Path(id): Path<String>) -> Answer {

@@ -2,8 +2,8 @@
 "use strict";
 
 const POLL_MS = 3000;
-// What is over, the latest first; the API has the rest.
-const OVER_MAX = 12;
+// Of what is over, the latest; the API has the rest.
+const ENDED_MAX = 12;
 const $ = (id) => document.getElementById(id);
 let picture = { curves: new Map() };
 
@@ -75,15 +75,19 @@ function incident(view) {
 
 function showIncidents(incidents) {
   const of = (state) => incidents.filter((view) => view.alarm.state === state);
-  const open = of("open"), held = of("suppressed"), over = of("resolved").slice(0, OVER_MAX);
+  const open = of("open"), held = of("suppressed");
   const none = empty("Nothing is open. Incidents appear here when somebody is notified.");
   $("open").replaceChildren(...(open.length ? open.map(incident) : [none]));
   const quiet = empty("Nothing is held back. Deviations that a common mode, a scheduled event or a silence explains appear here with the reason.");
   $("suppressed").replaceChildren(...(held.length ? held.map(incident) : [quiet]));
-  $("resolved").replaceChildren(...(over.length ? over.map(incident) : [empty("Nothing has ended yet. What is over stays here for a while.")]));
   tile("open", open.length, open.length > 0);
   tile("suppressed", held.length);
   document.title = open.length ? "(" + open.length + ") Vedette" : "Vedette";
+}
+
+function showEnded(ended) {
+  const nothing = empty("Nothing has ended yet.");
+  $("ended").replaceChildren(...(ended.length ? ended.slice(0, ENDED_MAX).map(incident) : [nothing]));
 }
 
 function tile(id, value, alarming) {
@@ -153,7 +157,8 @@ function heatMap(region, metric) {
 function showLattice() {
   const regions = picture.regions || [];
   tile("cells", regions.reduce((sum, it) => sum + new Set(it.cells.map((cell) => cell.device + "\n" + cell.stack)).size, 0));
-  const troubled = regions.find((it) => it.cells.some((cell) => cell.state === "open")) || regions[0];
+  const some = (holds) => regions.find((it) => it.cells.some(holds));
+  const troubled = some((cell) => cell.state === "open") || some((cell) => cell.state !== "missing") || regions[0];
   options($("region"), regions.map((it) => it.region), troubled && troubled.region);
   for (const part of document.querySelectorAll(".controls, .legend")) part.hidden = !regions.length;
   const region = regions.find((it) => it.region === $("region").value);
@@ -203,10 +208,12 @@ async function ask(path) {
 
 async function poll() {
   try {
-    const [incidents, lattice, curves, agents] = await Promise.all(["incidents", "lattice", "curves", "agents"].map(ask));
+    const paths = ["incidents", "history", "lattice", "curves", "agents"];
+    const [incidents, history, lattice, curves, agents] = await Promise.all(paths.map(ask));
     picture.regions = lattice.regions;
     picture.curves = new Map(curves.curves.map((it) => [[it.region, it.device, it.stack, it.metric].join("\n"), it.points]));
     showIncidents(incidents.incidents);
+    showEnded(history.incidents);
     showLattice();
     showAgents(agents.agents);
     status("live", "live");

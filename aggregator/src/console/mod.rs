@@ -50,7 +50,7 @@ fn page() -> Markup {
                     (tiles())
                     (section("open", "Open incidents", "People were notified of these."))
                     (section("suppressed", "Held back", "Deviations that notified nobody, and why."))
-                    (section("resolved", "Over", "What ended lately: what people were notified of, and what was held back."))
+                    (section("ended", "Over", "What ended lately: what people were notified of, and what was held back."))
                     (lattice())
                     (section("agents", "Agents", "Who reports, and what it had to drop."))
                 }

@@ -76,6 +76,22 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// The last state of incidents that are over, the latest first, `limit` at most, each with whether people were ever notified.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn ended_incidents(&self, limit: usize) -> Result<Vec<(Incident, bool)>, StoreError> {
+        let sql = format!(
+            "SELECT {INCIDENT_COLUMNS},
+             EXISTS (SELECT 1 FROM incidents AS told WHERE told.id = incidents.id AND told.state = 'open')
+             FROM incidents WHERE state = 'resolved' AND number IN
+             (SELECT max(number) FROM incidents GROUP BY id) ORDER BY number DESC LIMIT ?1"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let rows = statement.query_map([row_limit(limit)], |row| Ok((incident_row(row)?, row.get(5)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     /// The ledger entries of the incident `id`, the first first.
     ///
     /// # Errors
@@ -104,8 +120,8 @@ impl Store {
     /// What SQLite says.
     pub fn forget_history(&mut self, before_ms: UnixMs) -> Result<usize, StoreError> {
         let incidents = self.connection.execute(
-            "DELETE FROM incidents WHERE id IN (SELECT id FROM incidents GROUP BY id HAVING max(written_ms) < ?1
-             AND sum(state = 'resolved') > 0)",
+            "DELETE FROM incidents WHERE id IN (SELECT id FROM incidents WHERE state = 'resolved' AND written_ms < ?1
+             AND number IN (SELECT max(number) FROM incidents GROUP BY id))",
             params![before_ms],
         )?;
         let ledger =

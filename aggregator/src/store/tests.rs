@@ -109,9 +109,31 @@ fn history_goes_with_its_retention_but_never_while_it_lasts() {
     let states =
         vec![state("OVER", "open", false), state("OVER", "resolved", false), state("ON", "open", false)];
     store.commit(&Batch { states, ..Batch::default() }, 5, 10).unwrap();
+    let again = ["resolved", "open"].map(|entered| state("AGAIN", entered, false));
+    store.commit(&Batch { states: again.into(), ..Batch::default() }, 5, 10).unwrap();
     store.forget_history(6).unwrap();
     assert_eq!(store.incident("OVER").unwrap(), []);
-    assert_eq!(store.open_incidents(10).unwrap()[0].id, "ON");
+    let open: Vec<String> = store.open_incidents(10).unwrap().into_iter().map(|it| it.id).collect();
+    assert_eq!(open, ["AGAIN", "ON"], "one that came back has not ended");
+}
+
+#[test]
+fn what_has_ended_tells_whether_people_were_notified() {
+    let base = tempfile::tempdir().unwrap();
+    let mut store = open(base.path());
+    let states = [
+        ("HELD", "suppressed"),
+        ("HELD", "resolved"),
+        ("TOLD", "open"),
+        ("TOLD", "resolved"),
+        ("ON", "open"),
+    ];
+    let states = states.map(|(id, entered)| state(id, entered, false));
+    store.commit(&Batch { states: states.into(), ..Batch::default() }, 5, 10).unwrap();
+    let ended = store.ended_incidents(10).unwrap();
+    let ended: Vec<(&str, bool)> = ended.iter().map(|(it, notified)| (it.id.as_str(), *notified)).collect();
+    assert_eq!(ended, [("TOLD", true), ("HELD", false)]);
+    assert_eq!(store.ended_incidents(1).unwrap().len(), 1);
 }
 
 #[test]
