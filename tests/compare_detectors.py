@@ -29,9 +29,10 @@ import numpy as np
 
 DELAY_ROWS = 7
 PROBATION_SHARE, PROBATION_ROWS_MAX = 0.15, 750
-# As in agent/core/src/score/combine.rs; checked against the agent's own combination in every run.
+# As in agent/core/src/score/combine.rs.
 THRESHOLD = 6.9
 WEIGHTS = {"distribution": 1.0, "forecast": 0.85, "derivative": 0.9}
+NOVELTY_SHARE = 0.6
 
 
 def read(path):
@@ -48,20 +49,22 @@ def agent_scores(agent, path, *options):
     return {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name.endswith("_score")}
 
 
+def nats(score):
+    return THRESHOLD * (score / (1.0 - np.minimum(score, 1.0 - 1e-7))) ** 0.25
+
+
 def vedette(agent, path):
     """The agent as it is, and from its parts: without each, and each alone."""
     columns = agent_scores(agent, path, "--no-rest")
-    parts = {}
-    for name, weight in WEIGHTS.items():
-        score = columns[f"{name}_score"]
-        parts[name] = weight * THRESHOLD * (score / (1.0 - score)) ** 0.25
-    odds = (np.maximum.reduce(list(parts.values())) / THRESHOLD) ** 4
-    if np.abs(odds / (1.0 + odds) - columns["anomaly_score"]).max() > 1e-3:
-        sys.exit("the parts do not combine to the agent's score: WEIGHTS or THRESHOLD differ from combine.rs")
-    out = {"vedette": columns["anomaly_score"]}
+    parts = {name: weight * nats(columns[f"{name}_score"]) for name, weight in WEIGHTS.items()}
+    novelty = np.maximum.reduce(list(parts.values()))
+    magnitude = nats(columns["anomaly_score"]) - NOVELTY_SHARE * novelty
+    if magnitude.min() < -0.01:
+        sys.exit("the parts do not add up to the agent's score: the constants above differ from combine.rs")
+    out = {"vedette": columns["anomaly_score"], "vedette without magnitude": novelty, "vedette, magnitude alone": magnitude}
     for name, part in parts.items():
-        rest = [other for other_name, other in parts.items() if other_name != name]
-        out[f"vedette without {name}"] = np.maximum.reduce(rest)
+        others = [other for other_name, other in parts.items() if other_name != name]
+        out[f"vedette without {name}"] = NOVELTY_SHARE * np.maximum.reduce(others) + magnitude
         out[f"vedette, {name} alone"] = part
     out["vedette with rest (as `score` prints)"] = agent_scores(agent, path)["anomaly_score"]
     return out

@@ -38,7 +38,7 @@ pub struct ScoreArgs {
     /// Name of the column of values.
     #[arg(long, value_name = "COL", default_value = "value")]
     value: String,
-    /// Score each row for itself: without rest after an alarm, a lasting fault scores high as long as it lasts.
+    /// Score how severe each row is by itself: without rest after an alarm, a lasting fault scores high while it lasts.
     #[arg(long)]
     no_rest: bool,
     /// The file to read; standard input without it.
@@ -200,7 +200,7 @@ impl Watch {
         let score = self.series.update(moment, value, Learning::Normal);
         let anomaly = match &self.settings {
             Some(settings) => self.rest.admit(settings, moment.at, &score),
-            None => score.combined,
+            None => score.severity(value),
         };
         (anomaly, score)
     }

@@ -104,3 +104,16 @@ pub struct Score {
     /// The side of the forecast.
     pub direction: Direction,
 }
+
+impl Score {
+    /// How severe the observation `value` is that this score is of: `[0, 1]`, about 0.5 is worth a look; 0 during
+    /// warm-up. It joins how new the value is with how far off the forecast it is, so that severe faults rank above
+    /// small ones, and stays high while a fault lasts.
+    pub fn severity(&self, value: f64) -> f32 {
+        if !self.ready {
+            return 0.0;
+        }
+        let error = (value as f32 - self.expected).abs() / self.usual.max(f32::MIN_POSITIVE);
+        combine::score(combine::severity(self.surprise * core::f32::consts::LN_10, error))
+    }
+}
