@@ -15,7 +15,7 @@ use vedette_agent_core::score::{Learning, Moment, Rest, RestSettings, Score, Ser
 use vedette_common::WallMs;
 
 /// The columns of the output, in order.
-pub const OUTPUT_COLUMNS: [&str; 7] = [
+pub const OUTPUT_COLUMNS: [&str; 9] = [
     "timestamp",
     "value",
     "anomaly_score",
@@ -23,6 +23,8 @@ pub const OUTPUT_COLUMNS: [&str; 7] = [
     "forecast_score",
     "derivative_score",
     "distribution_score",
+    "next",
+    "band",
 ];
 /// So many bad rows are named one by one; the rest is counted.
 pub const BAD_ROWS_NAMED_MAX: u64 = 20;
@@ -219,7 +221,8 @@ fn write_row(
     (timestamp, value): (&[u8], &[u8]),
     scored: Option<(f32, Score)>,
 ) -> Result<(), csv::Error> {
-    let expected = scored.map(|(_, score)| score.expected.to_string()).unwrap_or_default();
+    let [expected, next, band] = [|s: Score| s.expected, |s: Score| s.next, |s: Score| s.band]
+        .map(|part| scored.map(|(_, score)| part(score).to_string()).unwrap_or_default());
     let (anomaly, score) = scored.unwrap_or_default();
     let Score { forecast, derivative, distribution, .. } = score;
     let [anomaly, forecast, derivative, distribution] =
@@ -232,6 +235,8 @@ fn write_row(
         forecast.as_bytes(),
         derivative.as_bytes(),
         distribution.as_bytes(),
+        next.as_bytes(),
+        band.as_bytes(),
     ])
 }
 

@@ -2,12 +2,15 @@
 //!
 //! Rates of the forecast are per hour, not per observation, so that a ten-second series and an hourly one
 //! forget equally fast. The hard cases are clocks: stamps that repeat, run backwards or jump by months give a
-//! step within fixed bounds.
+//! step within fixed bounds, and time that was counted once is not counted again.
 
 /// A step is at least this long, in seconds: repeated stamps teach almost nothing.
 const STEP_S_MIN: f32 = 0.1;
 /// And at most this long: a gap of months does not make one observation overwrite everything.
 const STEP_S_MAX: f32 = 86_400.0;
+
+/// A stamp earlier by up to this, in tenths of seconds, is late; one before that tells that the clock was set.
+const LATE_TENTHS_MAX: i32 = 864_000;
 
 /// The time of the latest observation in tenths of seconds, wrapping after 13 years, which only differences
 /// within half of that need to survive.
@@ -24,7 +27,9 @@ impl Stamp {
     pub(super) fn advance(&mut self, now_ms: i64) -> f32 {
         let now = now_ms.div_euclid(100) as u32;
         let tenths = now.wrapping_sub(self.0).cast_signed();
-        self.0 = now;
+        if !(-LATE_TENTHS_MAX..0).contains(&tenths) {
+            self.0 = now;
+        }
         (tenths as f32 * 0.1).clamp(STEP_S_MIN, STEP_S_MAX)
     }
 }
@@ -46,6 +51,8 @@ mod tests {
         stamp.advance(1_700_000_000_000);
         assert_eq!(stamp.advance(1_700_000_300_000), 300.0);
         assert_eq!(stamp.advance(1_700_000_300_000), STEP_S_MIN);
+        assert_eq!(stamp.advance(1_700_000_000_000), STEP_S_MIN, "late");
+        assert_eq!(stamp.advance(1_700_000_360_000), 60.0, "counted once");
         assert_eq!(stamp.advance(1_699_000_000_000), STEP_S_MIN);
         assert_eq!(stamp.advance(1_726_524_800_000), STEP_S_MAX);
         for odd in [i64::MIN, i64::MAX, 0, -1] {

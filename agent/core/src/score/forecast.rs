@@ -1,36 +1,51 @@
-//! The forecast: what the next value should be, one step ahead, and how far off such forecasts usually are.
+//! The forecast: what a value should be, and how far off such forecasts usually are.
 //!
-//! Three experts speak: the level, the hour of the day, the hour of the week; those that have erred less weigh
-//! more. The seasonal two are multiplied by a slow ratio, the level of these days against that of the profile.
-//! It must never learn a fault within the hours that people need to see it, nor refuse a new level for ever;
-//! `strain` sets the pace. The hard case is counts that are small: the usual error is larger than the fault,
-//! and only sums over many series can tell.
+//! Two experts speak of what to expect: the level, and the season times a slow ratio, the level of these days
+//! against that of the profile; the one that errs less is heard. The expectation must never learn a fault within
+//! the hours that people need to see it, nor refuse a new level for ever; `strain` sets the pace. What follows a
+//! fault at once is the other forecast, of the next value alone: the expectation and the `echo` of its last
+//! errors. The hard case is counts that are small: the usual error is larger than the fault, and only sums over
+//! many series can tell.
 
 use super::cadence::rate;
-use super::season::{DAY, Place, Profile, WEEK};
+use super::echo::{self, Echo};
+use super::season::{self, Place, Season, Usual};
 use super::strain::{Pace, Strain};
 use super::{Learning, Moment};
 
-const EXPERTS: usize = 3;
 /// Time constants, in seconds, of the level, of the ratio and of the usual errors.
 const LEVEL_TAU_S: f32 = 43_200.0;
 const RATIO_TAU_S: f32 = 86_400.0;
 const ERROR_TAU_S: f32 = 86_400.0;
 /// Until this many observations, means are over all of them.
 const YOUTH: u16 = 4_096;
-/// An hour of a profile is a mean over its visits so far, but over this many at least and at most.
 const HOUR_S: f32 = 3_600.0;
-const VISITS_MIN: f32 = 0.25;
-const VISITS_DAY_MAX: f32 = 6.0;
-const VISITS_WEEK_MAX: f32 = 4.0;
+const DAY_S: f32 = 86_400.0;
+/// An hour of the day is a mean over its visits so far, one each day, but over this many at most.
+const VISITS_DAY_MAX: f32 = 4.0;
+/// An hour of the week likewise, one visit each week; it takes up this share of an error beside the day.
+const VISITS_WEEK_MAX: f32 = 5.0;
+const WEEK_SHARE: f32 = 0.9;
+/// After two days and until it has been visited this often (as inverses), the week learns whatever the strain,
+/// for the first weekends look like faults.
+const DAY_NEW: f32 = 0.5;
+const WEEK_NEW: f32 = 0.4;
+/// The inverse of the visits of an hour of the day that the profile begins with.
+const NOVELTY_MAX: f32 = 4.0;
 /// Observations closer than about this, in seconds, hardly begin an hour each.
 const BEGIN_TAU_S: f32 = 100.0;
 /// Bounds of the level of these days against that of the profile.
 const RATIO_MAX: f32 = 8.0;
+/// A season is forecast to be at most this, so that products stay finite.
+const SEASON_MAX: f32 = 1.0e19;
 /// A profile is stored to about this share of its size, and is never trusted further.
 const RESOLUTION: f32 = 1.0 / 512.0;
+/// An error relative to the profile is relative to at least this share of the mean size.
+const LEAST_SHARE: f32 = 0.02;
 /// How far below and above its mean size a series is taken to scale its noise.
-const SCALE_MAX: f32 = 10.0;
+const SCALE_MAX: f32 = 20.0;
+/// An echo leaves at least this share of what is expected of a series that is never below zero.
+const ECHO_SHARE_MIN: f32 = 0.25;
 
 /// What a step of the forecast needs to know beside the value.
 #[derive(Clone, Copy, Debug)]
@@ -52,17 +67,21 @@ pub(super) struct Step {
 /// What one step of the forecast gave.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Forecasted {
-    /// The forecast.
+    /// What should be here if nothing is wrong.
     pub(super) expected: f32,
-    /// The value minus the forecast.
+    /// The value minus that.
     pub(super) residual: f32,
     /// The usual size of such a residual.
     pub(super) usual: f32,
+    /// The best forecast of this one value.
+    pub(super) next: f32,
+    /// Half of the band around `next` that holds nine values of ten.
+    pub(super) band: f32,
     /// The mean of recent residuals against its usual size.
     pub(super) strain: f32,
 }
 
-/// Level, seasons and their usual errors; 428 bytes.
+/// Level, seasons and their usual errors; 296 bytes.
 #[repr(C)]
 #[derive(Clone, Debug)]
 pub(super) struct Forecast {
@@ -71,23 +90,23 @@ pub(super) struct Forecast {
     ratio: f32,
     /// Mean size of the series.
     size: f32,
-    /// Usual (mean absolute) error of each expert.
-    errors: [f32; EXPERTS],
+    /// Usual (mean absolute) error of the level and of the season.
+    level_error: f32,
+    season_error: f32,
     /// Usual error of the blend when the series is at its mean size.
     usual: f32,
     strain: Strain,
-    /// For how long the seasons have been learned.
-    age_s: f32,
-    day: Profile<DAY>,
-    week: Profile<WEEK>,
+    /// The inverse of the days for which the seasons have been learned.
+    novelty: f32,
+    echo: Echo,
+    season: Season,
 }
 
 /// What the experts said, kept between forecasting and learning.
 struct Round {
-    day: Place,
-    week: Place,
-    experts: [f32; EXPERTS],
-    /// The blend of the seasonal experts, and of all.
+    place: Place,
+    usual: Usual,
+    /// The season's forecast, and the blend.
     season: f32,
     blend: f32,
 }
@@ -98,12 +117,13 @@ impl Forecast {
             level: 0.0,
             ratio: 1.0,
             size: 0.0,
-            errors: [0.0; EXPERTS],
+            level_error: 0.0,
+            season_error: 0.0,
             usual: 0.0,
             strain: Strain::new(),
-            age_s: 0.0,
-            day: Profile::new(),
-            week: Profile::new(),
+            novelty: NOVELTY_MAX,
+            echo: Echo::new(),
+            season: Season::new(),
         }
     }
 
@@ -117,16 +137,21 @@ impl Forecast {
         let expected = if step.signed { round.blend } else { round.blend.max(0.0) };
         let residual = x - expected;
         let scale = self.scale_at(expected);
+        let ahead = self.echo.ahead(step.step_s);
+        let least = if step.signed { f32::MIN } else { ECHO_SHARE_MIN * expected };
+        let next = (expected + scale * ahead).max(least);
+        let band = scale * self.echo.band();
         let usual = self.usual * scale + self.error_floor();
         let pace = self.strain.observe(residual / usual, step.step_s, step.n);
+        self.learn_echo(residual / scale, ahead, pace, step);
         if step.learning == Learning::Normal {
             self.learn_errors(x, &round, pace, step);
             let bound = clip(residual, pace.clip, usual);
-            self.usual += self.error_rate(pace, step) * (bound.abs() / scale - self.usual);
+            self.usual += error_rate(pace, step) * (bound.abs() / scale - self.usual);
             self.learn_level(x, &round, pace, usual, step);
-            self.learn_seasons(x, &round, pace, step);
+            self.learn_season(x, &round, pace, step);
         }
-        Forecasted { expected, residual, usual, strain: self.strain.size() }
+        Forecasted { expected, residual, usual, next, band, strain: self.strain.size() }
     }
 
     /// The usual error when the series is at its mean size.
@@ -137,28 +162,23 @@ impl Forecast {
     /// Asks the experts, and blends what they say.
     #[inline]
     fn ask(&self, moment: Moment) -> Round {
-        let (day, week) = (Place::new(moment.local_s, DAY), Place::new(moment.local_s, WEEK));
-        let of_day = self.day.usual(day);
-        let of_week = self.week.usual(week).or(of_day);
-        let [of_day, of_week] = [of_day, of_week].map(|p| p.map_or(self.level, |p| p * self.ratio));
-        let [w_level, w_day, w_week] = self.weights();
-        let season = (w_day * of_day + w_week * of_week) / (w_day + w_week);
-        let blend = (w_level * self.level + (w_day + w_week) * season) / (w_level + w_day + w_week);
-        Round { day, week, experts: [self.level, of_day, of_week], season, blend }
+        let place = Place::new(moment.local_s);
+        let otherwise = if self.season.knows(place) { 0.0 } else { self.level / self.ratio };
+        let usual = self.season.usual(place, otherwise);
+        let season = (usual.of_week * self.ratio).clamp(-SEASON_MAX, SEASON_MAX);
+        let blend = self.level + self.season_weight() * (season - self.level);
+        Round { place, usual, season, blend }
     }
 
-    /// The weight of each expert, `1 / error^6` up to a factor; the best has 1. The high power nearly chooses:
-    /// a mean with a much worse expert would be biased at the same hours each week.
+    /// The weight of the season against the level, which nearly chooses: a mean with a much worse expert would be
+    /// biased at the same hours each week.
     #[inline]
-    fn weights(&self) -> [f32; EXPERTS] {
-        let (floor, resolution) = (self.error_floor(), RESOLUTION * self.size);
-        let errors = [self.errors[0] + floor, self.errors[1] + resolution, self.errors[2] + resolution];
-        let best = errors[0].min(errors[1]).min(errors[2]);
-        errors.map(|error| {
-            let share = best / error;
-            let square = share * share;
-            (square * square * square).max(1.0e-12)
-        })
+    fn season_weight(&self) -> f32 {
+        let season = self.season_error + RESOLUTION * self.size;
+        let share = season / (season + self.level_error + self.error_floor());
+        // From 1 at two fifths to 0 at three fifths of both errors, smoothly.
+        let t = (3.0 - 5.0 * share).clamp(0.0, 1.0);
+        t * t * (3.0 - 2.0 * t)
     }
 
     /// The smallest error told apart from none.
@@ -170,20 +190,22 @@ impl Forecast {
     /// square root of the size.
     fn scale_at(&self, expected: f32) -> f32 {
         let relative = expected.abs() / (self.size + 1.0e-18);
-        libm::sqrtf(relative.clamp(1.0 / SCALE_MAX, SCALE_MAX))
+        square_root(relative.clamp(1.0 / SCALE_MAX, SCALE_MAX))
     }
 
-    fn error_rate(&self, pace: Pace, step: &Step) -> f32 {
-        rate(step.step_s * pace.errors, ERROR_TAU_S).max(youth(pace, step.n))
+    fn learn_echo(&mut self, error: f32, ahead: f32, pace: Pace, step: &Step) {
+        let (floor, youth) = (self.error_floor(), 1.0 / f32::from(step.n));
+        let lesson = echo::Lesson { error, floor, step_s: step.step_s, n: step.n, youth, clip: pace.clip };
+        self.echo.learn(ahead, &lesson);
     }
 
     fn learn_errors(&mut self, x: f32, round: &Round, pace: Pace, step: &Step) {
-        let (floor, rate) = (self.error_floor(), self.error_rate(pace, step));
-        for (usual, said) in self.errors.iter_mut().zip(round.experts) {
+        let (floor, rate) = (self.error_floor(), error_rate(pace, step));
+        for (usual, said) in [(&mut self.level_error, self.level), (&mut self.season_error, round.season)] {
             *usual += rate * (clip(x - said, pace.clip, *usual + floor).abs() - *usual);
         }
         // A size that grows by no more than the errors do keeps out a lone outlier.
-        let size = x.abs().min(self.size + 2.0 * pace.clip.min(1.0e6) * (self.errors[0] + floor));
+        let size = x.abs().min(self.size + 2.0 * pace.clip.min(1.0e6) * (self.level_error + floor));
         self.size += rate * (size - self.size);
         self.strain.learn(rate);
     }
@@ -192,32 +214,43 @@ impl Forecast {
     fn learn_level(&mut self, x: f32, round: &Round, pace: Pace, usual: f32, step: &Step) {
         let step_s = step.step_s * pace.level;
         let level_rate = rate(step_s, LEVEL_TAU_S).max(youth(pace, step.n));
-        self.level += level_rate * clip(x - self.level, pace.clip, self.errors[0] + self.error_floor());
-        let profile = round.season / self.ratio;
+        self.level += level_rate * clip(x - self.level, pace.clip, self.level_error + self.error_floor());
+        let profile = round.usual.of_week;
         let power = self.size * self.size + 0.1 * profile * profile + f32::MIN_POSITIVE;
         let error = clip(x - round.season, pace.clip, usual);
         let ratio = self.ratio + rate(step_s, RATIO_TAU_S) * (error * profile / power);
         self.ratio = ratio.clamp(1.0 / RATIO_MAX, RATIO_MAX);
     }
 
-    fn learn_seasons(&mut self, x: f32, round: &Round, pace: Pace, step: &Step) {
-        let step_s = step.step_s * pace.seasons;
-        self.age_s += step_s;
-        let visits = |hours: usize, max: f32| (self.age_s / (hours as f32 * HOUR_S)).clamp(VISITS_MIN, max);
-        let day_rate = rate(step_s, HOUR_S * visits(DAY, VISITS_DAY_MAX));
-        let week_rate = rate(step_s, HOUR_S * visits(WEEK, VISITS_WEEK_MAX));
-        let floor = self.error_floor();
-        let errors = [1, 2].map(|j| clip(x - round.experts[j], pace.clip, self.errors[j] + floor));
-        let begins = [1, 2].map(|j| self.begin(x, round.experts[j], step));
-        self.day.learn(round.day, errors[0], begins[0], day_rate, step.random);
-        self.week.learn(round.week, errors[1], begins[1], week_rate, step.random.rotate_left(7));
+    fn learn_season(&mut self, x: f32, round: &Round, pace: Pace, step: &Step) {
+        let hours = step.step_s * (1.0 / HOUR_S);
+        let weekly = (7.0 * self.novelty).clamp(1.0 / VISITS_WEEK_MAX, 1.0);
+        let new = self.novelty < DAY_NEW && weekly > WEEK_NEW;
+        let (error, inverse) = (x - round.season, 1.0 / self.ratio);
+        let clipped = clip(error, pace.clip, self.season_error + self.error_floor());
+        let known = self.season.knows(round.place);
+        let lesson = season::Lesson {
+            error: clipped * inverse,
+            week_error: if new { error } else { clipped } * inverse,
+            begin: if known { 0.0 } else { self.begin(x, round.season, step) },
+            least: LEAST_SHARE * self.size + f32::MIN_POSITIVE,
+            day_rate: share(hours * pace.day * self.novelty.max(1.0 / VISITS_DAY_MAX)),
+            week_rate: WEEK_SHARE * share(hours * weekly * if new { 1.0 } else { pace.week }),
+            signed: step.signed,
+            random: step.random,
+        };
+        self.season.learn(round.place, round.usual, &lesson);
+        // The inverse of a time that grows by the step.
+        let novelty = self.novelty * (1.0 - share(self.novelty * step.step_s * (1.0 / DAY_S)));
+        self.novelty = novelty.max(1.0 / (7.0 * VISITS_WEEK_MAX));
     }
 
     /// Where an hour never seen begins, when `said` was forecast without it: near the value where an hour is a
     /// few observations, near the forecast where it is many, for one value of many is mostly noise or of a fault.
+    #[cold]
     fn begin(&self, x: f32, said: f32, step: &Step) -> f32 {
         let share = rate(step.step_s, BEGIN_TAU_S);
-        let bound = said.abs() + 4.0 * self.errors[0];
+        let bound = said.abs() + 4.0 * self.level_error;
         (said + share * share * (x - said).clamp(-bound, bound)) / self.ratio
     }
 }
@@ -225,6 +258,21 @@ impl Forecast {
 /// The least rate of a mean while it is over all observations so far.
 fn youth(pace: Pace, n: u16) -> f32 {
     if n <= YOUTH { pace.level.min(1.0) / f32::from(n) } else { 0.0 }
+}
+
+fn error_rate(pace: Pace, step: &Step) -> f32 {
+    rate(step.step_s * pace.errors, ERROR_TAU_S).max(youth(pace, step.n))
+}
+
+/// The share that a part has of itself and one.
+fn share(part: f32) -> f32 {
+    part / (1.0 + part)
+}
+
+/// The square root of a normal number to a few parts in a hundred: a half of the exponent, and of the mantissa as
+/// if its logarithm were straight.
+fn square_root(x: f32) -> f32 {
+    f32::from_bits((x.to_bits() >> 1) + 0x1fbd_1df5)
 }
 
 /// An error within `most` usual errors.

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `state` | what one series remembers and how one observation passes through it |
 //! | `forecast`, `season`, `cadence` | what was expected now, and how far off such forecasts usually are |
+//! | `echo` | what the last errors foretell of the next value, and the band around it |
 //! | `strain` | whether the recent errors are a fault, and how fast to learn meanwhile |
 //! | `derivative` | is the slow trend bending |
 //! | `distribution` | has this value been seen before |
@@ -23,6 +24,7 @@ mod cadence;
 mod combine;
 mod derivative;
 mod distribution;
+mod echo;
 mod flat_line;
 mod forecast;
 mod histogram;
@@ -89,10 +91,16 @@ pub struct Score {
     /// Mean of recent errors against its usual size, signed: beyond about 3 the series is abnormal and stays so
     /// until it returns or its new level is learned; 0 during warm-up.
     pub strain: f32,
-    /// The forecast for this observation, made before it was seen, in the units of the series.
+    /// What this observation should be if nothing is wrong, said before it was seen, in the units of the series.
+    /// It stays where it is during a fault, for hours.
     pub expected: f32,
     /// The usual (mean absolute) error of such a forecast, in the units of the series; above 0 once a value came.
     pub usual: f32,
+    /// The best forecast of this one observation, made before it was seen, in the units of the series: the
+    /// expectation and what returns of its last errors. It follows a fault at once.
+    pub next: f32,
+    /// Half of a band around `next`, at least 0, in the units of the series, that holds nine values of ten.
+    pub band: f32,
     /// Warm-up is over: the fields above may be used.
     pub ready: bool,
     /// The forecast scorer alone, `[0, 1]`.

@@ -145,8 +145,8 @@ impl SeriesState {
 
     fn report(&self, surprisals: Surprisals, forecasted: Forecasted) -> Score {
         let direction = if forecasted.residual < 0.0 { Direction::Down } else { Direction::Up };
-        let quiet =
-            Score { expected: forecasted.expected, usual: forecasted.usual, direction, ..Score::default() };
+        let Forecasted { expected, usual, next, band, strain, .. } = forecasted;
+        let quiet = Score { expected, usual, next, band, direction, ..Score::default() };
         if self.n <= WARM_UP_OBSERVATIONS {
             return quiet;
         }
@@ -154,7 +154,7 @@ impl SeriesState {
         Score {
             combined: score(most),
             surprise: most * core::f32::consts::LOG10_E,
-            strain: forecasted.strain,
+            strain,
             ready: true,
             forecast: score(surprisals.forecast),
             derivative: score(surprisals.derivative),

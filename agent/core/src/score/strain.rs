@@ -21,7 +21,8 @@ const ABNORMAL_ERROR: f32 = 5.0;
 const ABNORMAL_STRAIN: f32 = 3.5;
 /// After so long in an abnormal state, a working day, the series has a new level.
 const PATIENCE_S: f32 = 28_800.0;
-/// That is remembered for at most this much longer.
+/// It hurries for this much longer than it needs to look normal, for a level that is nearly right would soon look
+/// like another fault.
 const PATIENCE_OVER_S: f32 = 14_400.0;
 /// While younger than this many observations, errors teach whatever their size.
 const YOUNG: u16 = 40;
@@ -35,18 +36,20 @@ pub(super) struct Pace {
     pub(super) level: f32,
     /// The same for the usual errors.
     pub(super) errors: f32,
-    /// The same for the seasons.
-    pub(super) seasons: f32,
+    /// The same for the hours of the day.
+    pub(super) day: f32,
+    /// The same for the hours of the week, where what a fault of hours taught is asked for only in a week.
+    pub(super) week: f32,
     /// One error teaches at most as much as this many usual errors.
     pub(super) clip: f32,
 }
 
-const ORDINARY: Pace = Pace { level: 1.0, errors: 1.0, seasons: 1.0, clip: 4.0 };
+const ORDINARY: Pace = Pace { level: 1.0, errors: 1.0, day: 1.0, week: 1.0, clip: 4.0 };
 const BEGINNING: Pace = Pace { clip: f32::MAX, ..ORDINARY };
 /// While abnormal: the forecast stays where it is, the errors learn slowly that they are larger now.
-const CAUTIOUS: Pace = Pace { level: 0.05, errors: 0.3, seasons: 0.05, ..ORDINARY };
+const CAUTIOUS: Pace = Pace { level: 0.05, errors: 0.3, day: 0.05, week: 0.25, ..ORDINARY };
 /// When patience is over: the level moves, by as much as it takes, and the seasons as ever.
-const HASTY: Pace = Pace { level: 6.0, errors: 6.0, seasons: 1.0, clip: f32::MAX };
+const HASTY: Pace = Pace { level: 12.0, errors: 1.0, day: 1.0, week: 1.0, clip: f32::MAX };
 
 /// Recent errors and how long they have been abnormal; 12 bytes.
 #[repr(C)]
@@ -80,7 +83,9 @@ impl Strain {
         self.recent += rate * (error.clamp(-ERROR_MAX, ERROR_MAX) - self.recent);
         let abnormal = error.abs() > ABNORMAL_ERROR || self.size().abs() > ABNORMAL_STRAIN;
         let passed_s = if abnormal { step_s } else { -step_s };
-        self.abnormal_s = (self.abnormal_s + passed_s).clamp(0.0, PATIENCE_S + PATIENCE_OVER_S);
+        let abnormal_s = (self.abnormal_s + passed_s).max(0.0);
+        let over = abnormal && abnormal_s > PATIENCE_S;
+        self.abnormal_s = if over { PATIENCE_S + PATIENCE_OVER_S } else { abnormal_s };
         match () {
             () if n <= YOUNG => BEGINNING,
             () if self.abnormal_s > PATIENCE_S => HASTY,
