@@ -1,0 +1,137 @@
+//! The stages from received bytes to a summary, each in a function of its own, for a profiler to count.
+//!
+//! `tests/instructions.sh` runs it under callgrind. It must never be timed: it prints nothing but how many observations
+//! each stage had. The hard case is that the look-up happens inside the pipeline; it is what remains of the pipeline when
+//! parsing and scoring are taken off.
+
+use std::fmt::Write;
+use std::hint::black_box;
+
+use vedette_agent_core::deviation::{DeviationSettings, DeviationState, Interest};
+use vedette_agent_core::key::DefaultTags;
+use vedette_agent_core::parse::{Format, Precision, line_protocol, lines};
+use vedette_agent_core::pipeline::{Pipeline, PipelineMemory, PipelineSettings};
+use vedette_agent_core::score::{Learning, Moment, SeriesState};
+use vedette_common::wire::Summary;
+use vedette_common::{BootId, Lane, MonoMs, Now, RecordKey, Sequence, WallMs};
+
+const SERIES: i64 = 200;
+/// Rounds that only teach, and rounds that are counted.
+const WARM_UP: i64 = 300;
+const COUNTED: i64 = 100;
+const STEP_MS: i64 = 10_000;
+const START: WallMs = WallMs(1_748_822_400_000);
+
+/// A level for each series, a day's wave and noise, the same on every run.
+fn value(series: i64, round: i64) -> f64 {
+    let n = series * 1_000_003 + round;
+    let noise = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407) >> 40;
+    let wave = (round * STEP_MS / 1000 % 86_400 - 43_200).abs() as f64 / 43_200.0;
+    (100.0 + series as f64) * (1.5 - 0.5 * wave) + (noise & 0xff) as f64 / 16.0
+}
+
+fn text(round: i64, at: WallMs) -> String {
+    let mut text = String::new();
+    for series in 0..SERIES {
+        let (value, at) = (value(series, round), at.0);
+        writeln!(
+            text,
+            "activity,device=tv,host=edge-{series:05},region=uk,stack=playback value={value:.2} {at}000000"
+        )
+        .expect("a string takes any text");
+    }
+    text
+}
+
+fn lend<T: Default + Clone>(length: usize) -> &'static mut [T] {
+    vec![T::default(); length].leak()
+}
+
+fn pipeline() -> Pipeline<'static> {
+    let settings = PipelineSettings::for_series(SERIES as u32);
+    let lengths = settings.lengths();
+    let memory = PipelineMemory {
+        slots: lend(lengths.slots),
+        index: lend(lengths.index),
+        names: lend(lengths.names),
+        name_bytes: lend(lengths.name_bytes),
+        cells: lend(lengths.cells),
+        rows: lend(lengths.rows),
+        pending: lend(lengths.pending),
+    };
+    Pipeline::new(settings, memory, 1).expect("default settings with memory of their lengths")
+}
+
+#[inline(never)]
+fn stage_parse(text: &str) {
+    for line in lines(text.as_bytes()) {
+        if let Ok(Some(line)) = line_protocol::Line::split(line) {
+            for field in line.fields() {
+                let _ = black_box(field);
+            }
+        }
+    }
+}
+
+#[inline(never)]
+fn stage_score(states: &mut [(SeriesState, DeviationState)], round: i64, at: WallMs) {
+    let settings = DeviationSettings::default();
+    for (series, (state, deviation)) in (0..).zip(states) {
+        let value = value(series, round);
+        let score = state.update(Moment::new(at, 0), value, Learning::Normal);
+        black_box(deviation.step(&settings, at, value, &score, false));
+    }
+}
+
+#[inline(never)]
+fn stage_pipeline(pipeline: &mut Pipeline<'_>, now: Now, text: &str) {
+    let format = Format::LineProtocol(Precision::Nanoseconds);
+    black_box(pipeline.handle_bytes(now, format, &DefaultTags::default(), text.as_bytes()));
+}
+
+#[inline(never)]
+fn stage_window(pipeline: &mut Pipeline<'_>, now: Now, summary: &mut Summary) {
+    while pipeline.poll_deadline().is_some_and(|deadline| deadline <= now.wall) {
+        pipeline.handle_deadline(now);
+        while pipeline.poll_summary(summary) {
+            black_box(&summary);
+        }
+    }
+}
+
+/// The rounds that teach, kept apart from those that are counted.
+#[inline(never)]
+fn warm_up(pipeline: &mut Pipeline<'_>, states: &mut [(SeriesState, DeviationState)], summary: &mut Summary) {
+    for round in 0..WARM_UP {
+        let at = START.plus_ms(round * STEP_MS);
+        let now = Now { mono: MonoMs((round * STEP_MS).unsigned_abs()), wall: at };
+        while pipeline.poll_deadline().is_some_and(|deadline| deadline <= now.wall) {
+            pipeline.handle_deadline(now);
+            while pipeline.poll_summary(summary) {}
+        }
+        let format = Format::LineProtocol(Precision::Nanoseconds);
+        pipeline.handle_bytes(now, format, &DefaultTags::default(), text(round, at).as_bytes());
+        for (series, (state, _)) in (0..).zip(&mut *states) {
+            state.update(Moment::new(at, 0), value(series, round), Learning::Normal);
+        }
+    }
+}
+
+fn main() {
+    let mut pipeline = pipeline();
+    let new = |seed| (SeriesState::new(seed), DeviationState::new(Interest::Both));
+    let mut states: Vec<_> = (0..SERIES as u32).map(new).collect();
+    let key = RecordKey { boot: BootId(0), lane: Lane::RollUps, sequence: Sequence(0) };
+    let mut summary = Box::new(Summary::new(key, START, 1000));
+    warm_up(&mut pipeline, &mut states, &mut summary);
+    for round in WARM_UP..WARM_UP + COUNTED {
+        let at = START.plus_ms(round * STEP_MS);
+        let now = Now { mono: MonoMs((round * STEP_MS).unsigned_abs()), wall: at };
+        let text = text(round, at);
+        stage_window(&mut pipeline, now, &mut summary);
+        stage_parse(&text);
+        stage_score(&mut states, round, at);
+        stage_pipeline(&mut pipeline, now, &text);
+    }
+    println!("{}", SERIES * COUNTED);
+}

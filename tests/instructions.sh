@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Counts the instructions of an observation on its way from received bytes to a summary, stage by stage.
+#
+#   tests/instructions.sh
+#
+# Unlike times, counts hardly change with the machine's load. Needs valgrind (Debian: valgrind). The look-up is what the
+# pipeline takes beyond parsing and scoring.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+command -v valgrind > /dev/null || { echo "valgrind is missing: apt-get install valgrind" >&2; exit 1; }
+cargo build --quiet --release -p vedette-agent-core --example stages
+profile=$(mktemp)
+trap 'rm -f "$profile"' EXIT
+target=${CARGO_TARGET_DIR:-target}
+observations=$(valgrind --quiet --tool=callgrind --callgrind-out-file="$profile" "$target/release/examples/stages")
+callgrind_annotate --inclusive=yes --threshold=100 "$profile" | awk -v n="$observations" '
+    match($0, /stages::stage_[a-z]+/) {
+        stage = substr($0, RSTART + 14, RLENGTH - 14)
+        count = $1; gsub(",", "", count)
+        if (count > most[stage]) most[stage] = count
+    }
+    END {
+        row = "%-10s %8.0f\n"
+        printf row, "parse", most["parse"] / n
+        printf row, "look-up", (most["pipeline"] - most["parse"] - most["score"]) / n
+        printf row, "score", most["score"] / n
+        printf row, "window", most["window"] / n
+    }'
