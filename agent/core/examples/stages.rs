@@ -3,6 +3,7 @@
 //! `tests/instructions.sh` runs it under callgrind. It must never be timed: it prints nothing but how many observations
 //! each stage had. The hard case is that the look-up happens inside the pipeline; it is what remains of the pipeline when
 //! parsing and scoring are taken off.
+#![allow(clippy::print_stdout, reason = "the number of observations is its result")]
 
 use std::fmt::Write;
 use std::hint::black_box;
