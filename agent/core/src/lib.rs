@@ -8,6 +8,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod cohort;
 pub mod deviation;
 mod fold;
 pub mod index;

@@ -9,6 +9,7 @@ use vedette_common::{
 };
 
 use crate::{
+    cohort::Cohorts,
     deviation::Interest,
     fold,
     index::cells_for,
@@ -67,6 +68,8 @@ pub struct PipelineCounts {
     pub drops: DropCounts,
     /// Deviations that began.
     pub onsets: u64,
+    /// New series that began with the seasons of another one of their metric in their cell.
+    pub borrowed: u64,
     /// Deviations that began in a direction that the settings do not ask for; they are not sent.
     pub unwanted: u64,
     /// Series evicted because another needed the slot.
@@ -142,6 +145,7 @@ pub struct Pipeline<'m> {
     pub(crate) windows: Windows,
     regions: Regions,
     next_flush: Option<WallMs>,
+    cohorts: Cohorts,
     /// The slot that was last asked whether it is silent.
     next_asked: u32,
     counts: PipelineCounts,
@@ -178,6 +182,7 @@ impl<'m> Pipeline<'m> {
             windows: Windows::new(settings.window_ms, settings.lateness_ms),
             regions: Regions::default(),
             next_flush: None,
+            cohorts: Cohorts::new(),
             next_asked: 0,
             counts: PipelineCounts::default(),
             settings,
@@ -481,6 +486,10 @@ impl<'m> Pipeline<'m> {
         let stuck = slot.deviation.is_stuck();
         let learning = if in_event || stuck { Learning::SeasonRests } else { Learning::Normal };
         let score = slot.state.update(moment, value, learning);
+        if slot.state.may_borrow() || slot.state.may_lend() {
+            self.meet_cohort(place, moment);
+        }
+        let slot = self.table.slot_mut(place);
         let course = slot.deviation.step(&self.settings.deviation, at, value, &score, in_event);
         let sums = &mut self.lattice.rows[slot.row as usize].sums[usize::from(window)];
         sums.seen += 1;
@@ -495,6 +504,26 @@ impl<'m> Pipeline<'m> {
             self.note_deviation(place, window, course, value, &score);
         }
         score
+    }
+
+    /// Lets a new series borrow from one of its metric in its cell, and one that has learned offer itself.
+    #[cold]
+    fn meet_cohort(&mut self, place: u32, moment: Moment) {
+        let slot = self.table.slot(place);
+        let row = slot.row;
+        if slot.state.may_lend() {
+            if slot.state.can_lend() && !slot.deviation.is_deviating() {
+                self.cohorts.offer(row, place);
+            }
+            return;
+        }
+        let Some(lender) = self.cohorts.find(row).filter(|lender| *lender != place) else { return };
+        let lender = self.table.slot(lender);
+        if lender.row == row && lender.origin == slot.origin && lender.state.can_lend() {
+            let state = lender.state.clone();
+            self.table.slot_mut(place).state.borrow(&state, moment);
+            self.counts.borrowed += 1;
+        }
     }
 
     /// At the close of a window, asks the next series of the table whether nothing came from them for too long.

@@ -210,3 +210,27 @@ fn a_drop_is_told_though_an_unwanted_rise_goes_on() {
     let first = told.first().map(|&(_, scorer, phase, direction)| (scorer, phase, direction));
     assert_eq!(first, Some((Scorer::Value, Phase::Onset, Direction::Down)), "{told:?}");
 }
+
+#[test]
+fn a_new_series_of_a_known_cell_is_awake_within_its_first_half_hour() {
+    let wave = |minute: i64| 1_000 + (minute % 1_440 - 720).abs() / 2 + 3 * lively(minute);
+    for cohort in [true, false] {
+        let mut agent = Agent::new(&[]);
+        let metric = if cohort { "a" } else { "other" };
+        agent.days(9, |minute| format!("{metric},host=old value={}", wave(minute)));
+        let both = |minute: i64, new: i64| {
+            format!("{metric},host=old value={}\na,host=new value={new}", wave(minute))
+        };
+        let mut told = Vec::new();
+        for _ in 0..60 {
+            let minute = agent.minute;
+            // A tenth of its neighbour's size, and from the twentieth minute on a fifth of that.
+            let share = if minute < 9 * 1_440 + 20 { 10 } else { 50 };
+            told.extend(agent.minute(&both(minute, wave(minute) / share)));
+        }
+        assert_eq!(agent.pipeline.counts().borrowed, u64::from(cohort));
+        let first = told.iter().find(|(_, _, phase, _)| *phase == Phase::Onset);
+        let early = first.is_some_and(|told| told.0 < 9 * 1_440 + 30 && told.3 == Direction::Down);
+        assert_eq!(early, cohort, "{told:?}");
+    }
+}

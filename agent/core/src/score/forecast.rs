@@ -47,6 +47,10 @@ const SCALE_MAX: f32 = 20.0;
 /// An echo leaves at least this share of what is expected of a series that is never below zero.
 const ECHO_SHARE_MIN: f32 = 0.25;
 
+/// A borrowed season counts as erring so many times as much as it did for its owner, and as one of three days.
+const BORROWED_ERROR: f32 = 1.5;
+const BORROWED_NOVELTY: f32 = 1.0 / 3.0;
+
 /// What a step of the forecast needs to know beside the value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
@@ -152,6 +156,31 @@ impl Forecast {
             self.learn_season(x, &round, pace, step);
         }
         Forecasted { expected, residual, usual, next, band, strain: self.strain.size() }
+    }
+
+    /// Takes over the seasons of a series of the same kind, at its own level: how a day and a week go is no longer
+    /// new to it. `donor` has to have learned for a while; `moment` is the time of the latest observation.
+    #[cold]
+    pub(super) fn borrow(&mut self, donor: &Self, moment: Moment) {
+        let theirs = donor.ask(moment).season;
+        let own = self.level;
+        let comparable = theirs.abs() > donor.error_floor() && own.abs() > self.error_floor();
+        if !comparable || (theirs < 0.0) != (own < 0.0) {
+            return;
+        }
+        // As many powers of two as it takes go into the unit, and what is left into the ratio.
+        let factor = own / theirs * donor.ratio;
+        self.ratio = self.season.borrow(&donor.season, factor).clamp(1.0 / RATIO_MAX, RATIO_MAX);
+        // A borrowed season errs somewhat more than one of its own; what it is worth shows within hours.
+        let relative = donor.season_error / (donor.size + f32::MIN_POSITIVE);
+        self.season_error = BORROWED_ERROR * relative * self.size;
+        self.usual = BORROWED_ERROR * donor.usual / (donor.size + f32::MIN_POSITIVE) * self.size;
+        self.novelty = donor.novelty.max(BORROWED_NOVELTY);
+    }
+
+    /// Whether it has learned its seasons for long enough to lend them: a week.
+    pub(super) fn can_lend(&self) -> bool {
+        self.novelty <= 1.0 / 7.0
     }
 
     /// The usual error when the series is at its mean size.

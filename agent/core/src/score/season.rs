@@ -127,6 +127,16 @@ impl Season {
         Season { day: [UNSEEN; DAY], week: [0; WEEK], exponent, precision: PRECISION_MAX }
     }
 
+    /// Takes over `donor`'s hours, multiplied by a power of two near `factor`; gives what is left of the factor.
+    #[cold]
+    pub(super) fn borrow(&mut self, donor: &Self, factor: f32) -> f32 {
+        *self = donor.clone();
+        let power = ((factor.to_bits() >> 23) & 0xff) as i32 - 127;
+        let exponent = (i32::from(donor.exponent) + power).clamp(EXPONENT_MIN, EXPONENT_MAX);
+        self.exponent = exponent as i8;
+        factor * power_of_two((i32::from(donor.exponent) - exponent).clamp(-126, 127))
+    }
+
     /// Whether both hours around a place were seen.
     #[inline]
     pub(super) fn knows(&self, place: Place) -> bool {

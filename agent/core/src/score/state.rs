@@ -24,6 +24,8 @@ const AGE_MAX: u16 = 32_768;
 const REVIEW_EVERY: u16 = 512;
 /// Time since the observation before counts as at most this many seconds: after a gap, one value is one value.
 const STEP_S_MAX: f32 = 3_600.0;
+/// Observations after which a new series borrows.
+const BORROWS_AT: u16 = 10;
 /// So many latest values are a stretch, looked at as one.
 const STRETCH: u16 = 128;
 /// The spread of a stretch counts as at least this share of its values.
@@ -45,6 +47,8 @@ pub struct SeriesState {
     n: u16,
     /// A value below zero was seen.
     signed: bool,
+    /// Its seasons and usual error were those of another series, so that it is ready before its warm-up is over.
+    borrowed: bool,
     /// The least and the greatest value of the present stretch.
     stretch: (f32, f32),
     distribution: Distribution,
@@ -61,6 +65,7 @@ impl SeriesState {
             random: (seed ^ 2_463_534_242) | 1,
             n: 0,
             signed: false,
+            borrowed: false,
             stretch: (0.0, 0.0),
             distribution: Distribution::new(),
             residuals: Histogram::new(),
@@ -92,6 +97,31 @@ impl SeriesState {
         let forecasted = self.forecast.step(x, &step);
         let forecast = self.residuals.step(forecasted.residual, draw.turned(21));
         self.report(Surprisals { forecast, derivative, distribution }, forecasted)
+    }
+
+    /// Whether it is time to borrow from a series of the same kind: its level is known, and nothing else.
+    #[inline]
+    pub const fn may_borrow(&self) -> bool {
+        self.n == BORROWS_AT
+    }
+
+    /// Whether it is time to see whether it can lend: now and then.
+    #[inline]
+    pub const fn may_lend(&self) -> bool {
+        self.n.is_multiple_of(REVIEW_EVERY)
+    }
+
+    /// Whether it has seen enough to lend its seasons.
+    pub fn can_lend(&self) -> bool {
+        self.n > WARM_UP_OBSERVATIONS && self.forecast.can_lend()
+    }
+
+    /// Takes over the seasons of `donor`, a series of the same kind in the same place, at its own level. The donor
+    /// must be one that can lend; `moment` is that of the latest observation.
+    #[cold]
+    pub fn borrow(&mut self, donor: &Self, moment: Moment) {
+        self.forecast.borrow(&donor.forecast, moment);
+        self.borrowed = true;
     }
 
     /// Counts one observation and says how many seconds after the last it came.
@@ -147,7 +177,7 @@ impl SeriesState {
         let direction = if forecasted.residual < 0.0 { Direction::Down } else { Direction::Up };
         let Forecasted { expected, usual, next, band, strain, .. } = forecasted;
         let quiet = Score { expected, usual, next, band, direction, ..Score::default() };
-        if self.n <= WARM_UP_OBSERVATIONS {
+        if self.n <= WARM_UP_OBSERVATIONS && !self.borrowed {
             return quiet;
         }
         let most = surprisals.most();

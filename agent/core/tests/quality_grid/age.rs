@@ -26,7 +26,17 @@ impl Age {
     }
 }
 
-pub(crate) fn measure(seed: u64, noise: Noise, step_s: i64) -> [Age; AGES_S.len()] {
+/// A series of the same kind, three weeks old; ten times as large, for a shape has no size.
+fn donor(seed: u64, noise: Noise, step_s: i64) -> Watch {
+    let (mut watch, mut dice) = (Watch::new(99), Dice::new(seed * 3_000 + 99));
+    for at_s in (START_S - 21 * 24 * HOUR_S..START_S).step_by(step_s as usize) {
+        watch.observe(at_s, 10.0 * crate::family::value(noise, at_s, None, &mut dice));
+    }
+    watch
+}
+
+pub(crate) fn measure(seed: u64, noise: Noise, step_s: i64, in_cohort: bool) -> [Age; AGES_S.len()] {
+    let donor = in_cohort.then(|| donor(seed, noise, step_s));
     let mut ages: [Age; AGES_S.len()] = Default::default();
     for series in 0..SERIES {
         // Born at all hours of all days of the week.
@@ -42,6 +52,9 @@ pub(crate) fn measure(seed: u64, noise: Noise, step_s: i64) -> [Age; AGES_S.len(
             }
             last = crate::family::value(noise, at_s, None, &mut dice);
             onsets += u32::from(watch.observe(at_s, last).is_onset());
+            if let Some(donor) = &donor {
+                watch.borrow(at_s, donor);
+            }
         }
     }
     ages

@@ -105,11 +105,14 @@ fn write_silences(out: &mut String, seed: u64) {
 const BORN_STEPS_S: [i64; 2] = [60, 300];
 
 fn write_ages(out: &mut String, seed: u64) {
-    for step_s in BORN_STEPS_S {
-        let ages = age::measure(seed, Noise::Medium, step_s);
-        let every = span(step_s);
-        let _ =
-            writeln!(out, "\nCold start, every {every}, noise 10 %: share that began a deviation, by age\n");
+    let each = BORN_STEPS_S.into_iter().flat_map(|step_s| [(step_s, false), (step_s, true)]);
+    for (step_s, in_cohort) in each {
+        let ages = age::measure(seed, Noise::Medium, step_s, in_cohort);
+        let (whose, every) = (if in_cohort { "with a cohort" } else { "alone" }, span(step_s));
+        let _ = writeln!(
+            out,
+            "\nCold start {whose}, every {every}, noise 10 %: share that began a deviation, by age\n"
+        );
         let _ = write!(out, "{:24}", "");
         AGES_S.iter().for_each(|age_s| _ = write!(out, "{:>9}", span(*age_s)));
         for (place, family) in Family::ALL.into_iter().enumerate() {

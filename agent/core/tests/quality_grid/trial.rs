@@ -45,6 +45,13 @@ impl Watch {
         self.deviation.is_deviating()
     }
 
+    /// Borrows from `donor` when it is time to.
+    pub(crate) fn borrow(&mut self, at_s: i64, donor: &Self) {
+        if self.series.may_borrow() && donor.series.can_lend() {
+            self.series.borrow(&donor.series, Moment::new(WallMs(at_s * 1_000), 0));
+        }
+    }
+
     pub(crate) fn observe(&mut self, at_s: i64, value: f64) -> Said {
         let at = WallMs(at_s * 1_000);
         let score = self.series.update(Moment::new(at, 0), value, Learning::Normal);
