@@ -51,6 +51,11 @@ const ECHO_SHARE_MIN: f32 = 0.25;
 const BORROWED_ERROR: f32 = 1.5;
 const BORROWED_NOVELTY: f32 = 1.0 / 3.0;
 
+/// What the forecast of one series may take.
+const FORECAST_BYTES_MAX: usize = 300;
+
+const _: () = assert!(size_of::<Forecast>() <= FORECAST_BYTES_MAX);
+
 /// What a step of the forecast needs to know beside the value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
