@@ -15,7 +15,7 @@ use vedette_agent_core::score::{Learning, Moment, Rest, RestSettings, Score, Ser
 use vedette_common::WallMs;
 
 /// The columns of the output, in order.
-pub const OUTPUT_COLUMNS: [&str; 9] = [
+pub const OUTPUT_COLUMNS: [&str; 7] = [
     "timestamp",
     "value",
     "anomaly_score",
@@ -23,9 +23,9 @@ pub const OUTPUT_COLUMNS: [&str; 9] = [
     "forecast_score",
     "derivative_score",
     "distribution_score",
-    "next",
-    "band",
 ];
+/// Two more where the band is asked for.
+pub const BAND_COLUMNS: [&str; 2] = ["next", "band"];
 /// So many bad rows are named one by one; the rest is counted.
 pub const BAD_ROWS_NAMED_MAX: u64 = 20;
 /// Starts the generator behind the scorers' rounding: the same file gives the same scores.
@@ -43,6 +43,9 @@ pub struct ScoreArgs {
     /// Score how severe each row is by itself: without rest after an alarm, a lasting fault scores high while it lasts.
     #[arg(long)]
     no_rest: bool,
+    /// Two more columns: `next`, the best forecast of this one value, and `band`: nine values of ten lie within it of `next`.
+    #[arg(long)]
+    band: bool,
     /// The file to read; standard input without it.
     file: Option<PathBuf>,
 }
@@ -52,9 +55,9 @@ pub struct ScoreArgs {
 /// # Errors
 /// A file that cannot be read, a missing column, or an output that cannot be written.
 pub fn score(args: ScoreArgs) -> anyhow::Result<()> {
-    let ScoreArgs { timestamp, value, no_rest, file } = args;
+    let ScoreArgs { timestamp, value, no_rest, band, file } = args;
     let rest = (!no_rest).then(RestSettings::default);
-    let options = ScoreOptions { timestamp, value, rest };
+    let options = ScoreOptions { timestamp, value, rest, band };
     let (output, problems) = (io::BufWriter::new(io::stdout().lock()), io::stderr());
     match file {
         None => score_csv(io::stdin().lock(), output, problems, &options)?,
@@ -76,12 +79,20 @@ pub struct ScoreOptions {
     pub value: String,
     /// For how long the anomaly score rests after an alarm; `None` means not at all.
     pub rest: Option<RestSettings>,
+    /// Whether to write [`BAND_COLUMNS`] as well; default no.
+    pub band: bool,
 }
 
 impl Default for ScoreOptions {
     fn default() -> Self {
         let rest = Some(RestSettings::default());
-        ScoreOptions { timestamp: "timestamp".into(), value: "value".into(), rest }
+        ScoreOptions { timestamp: "timestamp".into(), value: "value".into(), rest, band: false }
+    }
+}
+
+impl ScoreOptions {
+    fn band_columns(&self) -> &'static [&'static str] {
+        if self.band { &BAND_COLUMNS } else { &[] }
     }
 }
 
@@ -163,7 +174,7 @@ pub fn score_csv(
     let mut reader = ReaderBuilder::new().flexible(true).from_reader(input);
     let columns = Columns::find(reader.byte_headers().map_err(ScoreCsvError::Read)?, options)?;
     let mut writer = Writer::from_writer(output);
-    writer.write_record(OUTPUT_COLUMNS)?;
+    writer.write_record(OUTPUT_COLUMNS.iter().chain(options.band_columns()))?;
     let (mut watch, mut row, mut tally) =
         (Watch::new(options.rest), ByteRecord::new(), ScoreTally::default());
     while reader.read_byte_record(&mut row).map_err(ScoreCsvError::Read)? {
@@ -176,7 +187,7 @@ pub fn score_csv(
                 None
             }
         };
-        write_row(&mut writer, columns.texts(&row), score)?;
+        write_row(&mut writer, columns.texts(&row), score, options)?;
     }
     writer.flush()?;
     if tally.bad > BAD_ROWS_NAMED_MAX {
@@ -220,6 +231,7 @@ fn write_row(
     writer: &mut Writer<impl Write>,
     (timestamp, value): (&[u8], &[u8]),
     scored: Option<(f32, Score)>,
+    options: &ScoreOptions,
 ) -> Result<(), csv::Error> {
     let [expected, next, band] = [|s: Score| s.expected, |s: Score| s.next, |s: Score| s.band]
         .map(|part| scored.map(|(_, score)| part(score).to_string()).unwrap_or_default());
@@ -227,17 +239,11 @@ fn write_row(
     let Score { forecast, derivative, distribution, .. } = score;
     let [anomaly, forecast, derivative, distribution] =
         [anomaly, forecast, derivative, distribution].map(|part| part.to_string());
-    writer.write_record([
-        timestamp,
-        value,
-        anomaly.as_bytes(),
-        expected.as_bytes(),
-        forecast.as_bytes(),
-        derivative.as_bytes(),
-        distribution.as_bytes(),
-        next.as_bytes(),
-        band.as_bytes(),
-    ])
+    let numbers = [&anomaly, &expected, &forecast, &derivative, &distribution, &next, &band];
+    let shown = OUTPUT_COLUMNS.len() - 2 + options.band_columns().len();
+    writer.write_record(
+        [timestamp, value].into_iter().chain(numbers[..shown].iter().map(|text| text.as_bytes())),
+    )
 }
 
 /// Where time and value stand in a row.
@@ -353,12 +359,26 @@ mod tests {
     }
 
     #[test]
+    fn the_band_is_shown_on_demand_behind_the_other_columns() {
+        let rows: String = (0..60).map(|i| format!("{},{}\n", i * 300, 100 + i % 3)).collect();
+        let options = ScoreOptions { band: true, ..ScoreOptions::default() };
+        let (_, output, _) = run(&format!("timestamp,value\n{rows}soon,1\n"), &options);
+        let lines: Vec<Vec<&str>> = output.lines().map(|line| line.split(',').collect()).collect();
+        assert_eq!(lines[0][..7], OUTPUT_COLUMNS);
+        assert_eq!(lines[0][7..], BAND_COLUMNS);
+        let [next, band] = [7, 8].map(|at| lines[60][at].parse::<f32>().expect("a number"));
+        assert!((97.0..105.0).contains(&next) && (0.0..10.0).contains(&band), "{next} {band}");
+        assert_eq!(lines[61][2..], ["0", "", "0", "0", "0", "", ""]);
+    }
+
+    #[test]
     fn a_missing_column_is_named_with_what_there_is() {
         let (result, output, _) = run("TimeStamp,Value\n1,2\n", &ScoreOptions::default());
         let message = result.expect_err("no such column").to_string();
         assert!(message.contains("no column `timestamp`; the header has: TimeStamp, Value"), "{message}");
         assert_eq!(output, "");
-        let named = ScoreOptions { timestamp: "TimeStamp".into(), value: "Value".into(), rest: None };
+        let named =
+            ScoreOptions { timestamp: "TimeStamp".into(), value: "Value".into(), rest: None, band: false };
         assert_eq!(run("\u{feff}TimeStamp,Value\n1,2\n", &named).0.expect("found").rows, 1);
     }
 
