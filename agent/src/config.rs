@@ -6,6 +6,7 @@
 mod check;
 mod memory;
 mod outline;
+mod uplink;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 
 pub use memory::{Need, needs, worst_case_bytes};
 use outline::Outline;
+pub use uplink::{MqttUplink, MqttVersion, Transport, Transports};
 
 /// Everything that `run` and `check` read from a file. Every key has a default.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -298,6 +300,8 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Uplink {
+    /// How the aggregator is reached: `quic` (default), `mqtt`, or a list of both: the first, then the other when it fails.
+    pub kind: Transports,
     /// Host and UDP port of the aggregator; default 127.0.0.1:8461. Names are looked up anew for each connection.
     pub address: String,
     /// Name in the aggregator's certificate; default `vedette-aggregator`.
@@ -305,14 +309,18 @@ pub struct Uplink {
     /// The aggregator's state folder, for an agent of the same user that finds its enrolment token there. Default:
     /// `$VEDETTE_AGGREGATOR_STATE`, else as for `state_dir` with `vedette-aggregator`.
     pub aggregator_state_dir: PathBuf,
+    /// The broker, where `kind` names `mqtt`.
+    pub mqtt: MqttUplink,
 }
 
 impl Default for Uplink {
     fn default() -> Self {
         Self {
+            kind: Transports::default(),
             address: "127.0.0.1:8461".into(),
             server_name: "vedette-aggregator".into(),
             aggregator_state_dir: state_dir_default("vedette-aggregator", &["VEDETTE_AGGREGATOR_STATE"]),
+            mqtt: MqttUplink::default(),
         }
     }
 }
@@ -446,10 +454,16 @@ impl Config {
         named.and_then(|name| name.parse().ok()).unwrap_or_else(machine_timezone)
     }
 
+    /// The region of what carries no region of its own.
+    #[must_use]
+    pub fn own_region(&self) -> &str {
+        self.tags.get(&self.dimensions.region).map_or("local", String::as_str)
+    }
+
     /// The regions that this agent knows of, each with its time zone: its own, then the others by name.
     #[must_use]
     pub fn zones(&self) -> Vec<(String, chrono_tz::Tz)> {
-        let own = self.tags.get(&self.dimensions.region).map_or("local", String::as_str);
+        let own = self.own_region();
         let others = self.regions.keys().map(String::as_str).filter(|region| *region != own);
         std::iter::once(own).chain(others).map(|region| (region.to_owned(), self.timezone(region))).collect()
     }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::config::{Config, worst_case_bytes};
+use crate::config::{Config, Transport, worst_case_bytes};
 use crate::engine::{Engine, EngineError};
 use crate::health::Health;
 use crate::identity::{IdentityError, StateFolder};
@@ -106,7 +106,9 @@ impl Agent {
         let health = config.http.enabled.then(|| Health::open(config.http.listen)).transpose()?;
         let sources = Sources::open(&config)?;
         let engine = Arc::new(Engine::new(&config, agent.clone(), storage)?);
-        let uplink = Uplink { engine: engine.clone(), settings: config.uplink.clone(), folder, agent };
+        let region = config.own_region().to_owned();
+        let uplink =
+            Uplink { engine: engine.clone(), settings: config.uplink.clone(), folder, agent, region };
         Ok(Self { config, engine, sources, health, uplink })
     }
 
@@ -195,6 +197,7 @@ async fn drain(engine: &Engine, drain: Duration) {
 
 /// Takes what can change from `new`, says what cannot, and gives the config that is in force.
 fn reload(engine: &Engine, old: &Config, new: Config) -> Config {
+    let is_over_mqtt = old.uplink.kind.contains(Transport::Mqtt);
     let fixed = [
         ("agent_id", old.agent_id != new.agent_id),
         ("state_dir", old.state_dir != new.state_dir),
@@ -203,6 +206,7 @@ fn reload(engine: &Engine, old: &Config, new: Config) -> Config {
         ("window", old.window != new.window),
         ("limits", old.limits != new.limits),
         ("uplink", old.uplink != new.uplink),
+        ("the region of MQTT topics", is_over_mqtt && old.own_region() != new.own_region()),
         ("http", old.http != new.http),
         ("log.format", old.log.format != new.log.format),
         ("log.repeats_max", old.log.repeats_max != new.log.repeats_max),

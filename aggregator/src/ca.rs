@@ -189,7 +189,9 @@ impl Authority {
         let key = KeyPair::generate()?;
         let mut params = leaf_params(SERVER_NAME, now, SERVER_CERTIFICATE_VALIDITY);
         params.subject_alt_names = vec![SanType::DnsName(SERVER_NAME.try_into()?)];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        // To an MQTT broker the aggregator is a client.
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let leaf = params.signed_by(&key, &self.issuer()?)?.into();
         let cross = self.former.iter().map(|former| former.cross.clone());
         let chain = [leaf, self.root.clone()].into_iter().chain(cross).collect();

@@ -5,6 +5,7 @@
 //! and key in one go, so that nobody mends a config one error at a time.
 
 mod limits;
+mod mqtt;
 mod outline;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::state_folder::StateFolder;
 pub use limits::{Limits, Memory};
+pub use mqtt::{MqttListen, MqttVersion};
 use outline::Outline;
 
 /// Everything that `run`, `check` and `replay` read from a file. Every key has a default.
@@ -74,6 +76,8 @@ pub struct Listen {
     pub http: SocketAddr,
     /// Names under which the console may be asked for besides its address and localhost, for a proxy in front of it.
     pub http_names: Vec<String>,
+    /// The MQTT broker that agents are heard through; none without its `url`.
+    pub mqtt: MqttListen,
 }
 
 impl Default for Listen {
@@ -82,6 +86,7 @@ impl Default for Listen {
             quic: SocketAddr::from(([0, 0, 0, 0], 8461)),
             http: SocketAddr::from(([127, 0, 0, 1], 8460)),
             http_names: Vec::new(),
+            mqtt: MqttListen::default(),
         }
     }
 }
@@ -419,12 +424,15 @@ impl Config {
 
     /// What each limit may need in memory at worst, in bytes.
     pub fn memory(&self) -> Vec<Memory> {
-        self.limits.memory()
+        let mut memory = self.limits.memory();
+        memory.extend(self.listen.mqtt.memory(&self.limits));
+        memory
     }
 
     /// What is wrong with values that have the right type: pairs of key and problem.
     fn problems(&self) -> Vec<(Vec<String>, String)> {
         let mut problems = self.limits.problems();
+        self.listen.mqtt.problems(&mut problems);
         self.range_problems(&mut problems);
         self.dimension_problems(&mut problems);
         self.region_problems(&mut problems);

@@ -38,6 +38,16 @@ pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 pub const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// Bytes of answers held for an agent until it acknowledges them in QUIC.
 pub const SEND_WINDOW_BYTES: u64 = 64 * 1024;
+/// Bytes of one message from or to an agent over MQTT: a batch of frames.
+pub const MQTT_MESSAGE_BYTES_MAX: usize = 2 * vedette_common::limits::FRAME_BYTES_MAX;
+/// Bytes of the longest MQTT packet that is read; a broker that speaks MQTT 5 sends none above it.
+pub const MQTT_PACKET_BYTES_MAX: u32 = 128 * 1024;
+/// MQTT messages that wait for the core's queue; the broker then holds further ones back.
+pub const MQTT_ARRIVALS_MAX: usize = 16;
+/// MQTT messages sent and not yet confirmed by the broker, at most.
+pub const MQTT_UNCONFIRMED_MAX: u16 = 64;
+/// Requests to the MQTT library that wait for room among those.
+pub const MQTT_REQUESTS_MAX: usize = 16;
 /// Handshakes under way, at most; more are turned away before any cryptography.
 pub const HANDSHAKES_MAX: usize = 256;
 /// Handshakes under way from which a newcomer must first prove its address by a QUIC retry.
@@ -85,5 +95,6 @@ pub const ALERTMANAGER_ALARMS_MAX: usize = 1_000;
 const _: () = assert!(SERVER_CERTIFICATE_RENEWAL.as_secs() * 2 <= SERVER_CERTIFICATE_VALIDITY.as_secs());
 const _: () = assert!(ALERTMANAGER_BELIEF.as_secs() >= 3 * ALERTMANAGER_RESEND.as_secs());
 const _: () = assert!(STREAM_WINDOW_BYTES as usize >= 2 * vedette_common::limits::FRAME_BYTES_MAX);
+const _: () = assert!(MQTT_PACKET_BYTES_MAX as usize > MQTT_MESSAGE_BYTES_MAX);
 const _: () = assert!(HANDSHAKES_UNPROVEN_MAX < HANDSHAKES_MAX);
 const _: () = assert!(RETRY_PAUSE_MIN.as_millis() < RETRY_PAUSE_MAX.as_millis());

@@ -24,6 +24,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Agents whose data connection is open.
     pub agents_connected: Gauge,
+    /// 1 while the connection to the MQTT broker stands.
+    pub broker_connected: Gauge,
     /// Batches committed.
     pub commits: Counter,
     /// How long commits took, seconds.
@@ -49,6 +51,7 @@ impl Default for Metrics {
         Self {
             connections: Gauge::default(),
             agents_connected: Gauge::default(),
+            broker_connected: Gauge::default(),
             commits: Counter::default(),
             commit_seconds: Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]),
             commit_failures: Counter::default(),
@@ -126,6 +129,11 @@ impl Metrics {
             "agents_connected",
             "Agents with an open data connection",
             self.agents_connected.clone(),
+        );
+        registry.register(
+            "broker_connected",
+            "Whether the connection to the MQTT broker stands",
+            self.broker_connected.clone(),
         );
         registry.register("commits", "Batches committed to the store", self.commits.clone());
         registry.register("commit_seconds", "Duration of commits", self.commit_seconds.clone());

@@ -23,6 +23,7 @@ use crate::drive::{Driver, Order, Outlets};
 use crate::enroll::{Enroller, unix_ms};
 use crate::http::{self, CoreCounts, Health};
 use crate::limits::{CORE_QUEUE_MAX, HISTORY_SWEEP, SERVER_CERTIFICATE_RENEWAL, STOP_TIMEOUT};
+use crate::listen::mqtt::MqttListener;
 use crate::listen::quic::QuicListener;
 use crate::listen::{Input, Reception};
 use crate::metrics::Metrics;
@@ -40,6 +41,7 @@ const ORDERS_MAX: usize = 16;
 pub struct Service {
     folder: StateFolder,
     listener: Arc<QuicListener>,
+    mqtt: Option<Arc<MqttListener>>,
     http_address: SocketAddr,
     metrics: Metrics,
     enroller: Arc<Enroller>,
@@ -85,6 +87,7 @@ impl Service {
         let metrics = Metrics::default();
         let (inputs, received) = mpsc::channel(CORE_QUEUE_MAX);
         let reception = reception(&config, &enroller, inputs, &metrics);
+        let mqtt = mqtt_listener(&config, &reception);
         let listener = Arc::new(QuicListener::bind(config.listen.quic, reception)?);
         let web = http::bind(config.listen.http).await?;
         let http_address = web.local_addr()?;
@@ -109,6 +112,9 @@ impl Service {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { Ok(http::serve(web, router, stopping).await?) });
         tasks.spawn(run_listener(Arc::clone(&listener)));
+        if let Some(mqtt) = mqtt.clone() {
+            tasks.spawn(run_mqtt_listener(mqtt));
+        }
         tasks.spawn(watch_desk(desk));
         let watched = schedule::watch(stores.reads, configs.clone(), orders.clone());
         tasks.spawn(async move { Ok(watched.await?) });
@@ -117,6 +123,7 @@ impl Service {
         let mut service = Self {
             folder,
             listener,
+            mqtt,
             http_address,
             metrics,
             enroller,
@@ -207,12 +214,16 @@ impl Service {
     /// # Errors
     /// When that took longer than [`STOP_TIMEOUT`], or the store failed.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let Self { listener, stop, driver, mut tasks, mut notifiers, store_threads, .. } = {
+        let Self { listener, mqtt, stop, driver, mut tasks, mut notifiers, store_threads, .. } = {
             self.listener.stop();
             self
         };
+        mqtt.iter().for_each(|mqtt| mqtt.stop());
         stop.send_replace(true);
         let driven = timeout(STOP_TIMEOUT, driver).await.context("the core's task did not stop in time")?;
+        if let Some(mqtt) = mqtt {
+            mqtt.finish().await;
+        }
         tasks.shutdown().await;
         notifiers.shutdown().await;
         if let Some(listener) = Arc::into_inner(listener) {
@@ -258,6 +269,12 @@ fn reception(
     }
 }
 
+fn mqtt_listener(config: &Config, reception: &Reception) -> Option<Arc<MqttListener>> {
+    let mqtt = config.listen.mqtt.clone();
+    let agents_max = usize::try_from(config.limits.agents_max).unwrap_or(usize::MAX);
+    mqtt.is_enabled().then(|| Arc::new(MqttListener::new(mqtt, reception.clone(), agents_max)))
+}
+
 fn outlets(config: &Config, metrics: &Metrics) -> (Outlets, watch::Receiver<Arc<Snapshot>>) {
     let empty = Aggregator::new(config.core_settings()).snapshot();
     let (snapshots, pictures) = watch::channel(Arc::new(empty));
@@ -271,6 +288,11 @@ fn outlets(config: &Config, metrics: &Metrics) -> (Outlets, watch::Receiver<Arc<
 }
 
 async fn run_listener(listener: Arc<QuicListener>) -> anyhow::Result<()> {
+    listener.serve().await;
+    Ok(())
+}
+
+async fn run_mqtt_listener(listener: Arc<MqttListener>) -> anyhow::Result<()> {
     listener.serve().await;
     Ok(())
 }

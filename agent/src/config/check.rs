@@ -7,7 +7,8 @@ use vedette_agent_core::metric::METRIC_RULES_MAX;
 use vedette_common::ids::AgentId;
 use vedette_common::limits::{METRIC_BYTES_MAX, NAME_BYTES_MAX, REGIONS_MAX, TAGS_MAX};
 
-use super::{Config, Dimensions, WindowClock};
+use super::{Config, Dimensions, Transport, WindowClock};
+use crate::uplink::mqtt::{Broker, is_topic_level};
 
 /// Pairs of the key's path and what is wrong there.
 pub(super) type Problems = Vec<(Vec<String>, String)>;
@@ -23,6 +24,7 @@ pub(super) fn problems(config: &Config) -> Problems {
     region_problems(config, &mut problems);
     clock_problems(config, &mut problems);
     metric_problems(config, &mut problems);
+    mqtt_problems(config, &mut problems);
     problems
 }
 
@@ -32,7 +34,7 @@ fn path(key: &str) -> Vec<String> {
 
 fn range_problems(config: &Config) -> Problems {
     let source = &config.source;
-    let ranges: [(&str, u64, u64, u64); 11] = [
+    let ranges: [(&str, u64, u64, u64); 12] = [
         ("drain_ms", config.drain_ms.into(), 0, 600_000),
         ("source.host.interval_ms", source.host.interval_ms.into(), 100, 3_600_000),
         ("source.line_protocol.connections_max", source.line_protocol.connections_max.into(), 1, 1_024),
@@ -48,6 +50,7 @@ fn range_problems(config: &Config) -> Problems {
         ("limits.series_max", config.limits.series_max.into(), 1, 10_000_000),
         ("limits.memory_bytes_max", config.limits.memory_bytes_max, 1 << 20, u64::MAX),
         ("limits.spool_bytes_max", config.limits.spool_bytes_max.into(), 128 << 10, 1 << 30),
+        ("uplink.mqtt.keep_alive_s", config.uplink.mqtt.keep_alive_s.into(), 5, 3_600),
         ("log.repeats_max", config.log.repeats_max.into(), 1, 1_000_000),
     ];
     let outside = |(_, value, low, high): &(&str, u64, u64, u64)| !(low..=high).contains(&value);
@@ -145,5 +148,24 @@ fn clock_problems(config: &Config, problems: &mut Problems) {
     if config.window.clock == WindowClock::Event && (host || statsd) {
         let problem = "\"event\" goes with line protocol only: set enabled = false in [source.host] and [source.statsd]";
         problems.push((path("window.clock"), problem.into()));
+    }
+}
+
+fn mqtt_problems(config: &Config, problems: &mut Problems) {
+    let mqtt = &config.uplink.mqtt;
+    if Broker::parse(&mqtt.url).is_none() {
+        let problem = format!(
+            "\"{}\" is no mqtt://HOST[:PORT] or mqtts://HOST[:PORT]; a user stands in username",
+            mqtt.url
+        );
+        problems.push((path("uplink.mqtt.url"), problem));
+    }
+    if mqtt.password_file.is_some() && mqtt.username.is_none() {
+        problems.push((path("uplink.mqtt.password_file"), "is of no use without username".into()));
+    }
+    let region = config.own_region();
+    if config.uplink.kind.contains(Transport::Mqtt) && !is_topic_level(region) {
+        let problem = format!("\"{region}\" cannot be part of an MQTT topic: leave out / + and #");
+        problems.push((vec!["tags".to_owned(), config.dimensions.region.clone()], problem));
     }
 }

@@ -11,7 +11,7 @@ use vedette_agent_core::pipeline::PipelineSettings;
 use vedette_agent_core::spool::SpoolSettings;
 use vedette_common::limits::FRAME_BYTES_MAX;
 
-use super::{AlarmOn, Config, Metric};
+use super::{AlarmOn, Config, Metric, Transport};
 use crate::{health, source, uplink};
 
 /// Program, runtime, log, certificates and the cores' own structures: resident memory of the release build with one series
@@ -51,11 +51,7 @@ pub fn needs(config: &Config) -> Vec<Need> {
             spool.segments() as u64,
             spool.memory_bytes() as u64,
         ),
-        need(
-            "uplink (connection)",
-            1,
-            (uplink::quic::CONNECTION_BYTES + uplink::BATCH_BYTES_MAX + FRAME_BYTES_MAX) as u64,
-        ),
+        need("uplink (connection)", 1, uplink_bytes(config)),
         need("source datagrams", datagram_sockets, datagram_sockets * DATAGRAM_BYTES),
         need(
             "source.line_protocol.connections_max",
@@ -65,6 +61,14 @@ pub fn needs(config: &Config) -> Vec<Need> {
         need("source.file", files, files * source::lines::LINE_BUFFER_BYTES as u64),
         need("http connections", requests, requests * health::CONNECTION_BYTES as u64),
     ]
+}
+
+/// One connection at a time, the dearest of the kinds that the config names, with the batch and frame on the way to it.
+fn uplink_bytes(config: &Config) -> u64 {
+    let cost = |transport, bytes| if config.uplink.kind.contains(transport) { bytes } else { 0 };
+    let quic = cost(Transport::Quic, uplink::quic::CONNECTION_BYTES);
+    let mqtt = cost(Transport::Mqtt, uplink::mqtt::CONNECTION_BYTES);
+    (quic.max(mqtt) + uplink::BATCH_BYTES_MAX + FRAME_BYTES_MAX) as u64
 }
 
 /// The sum of [`needs`].

@@ -2,8 +2,10 @@
 //!
 //! Owns doing what the link asks for. Must never decide what is sent, nor hold a record that the spool does not hold
 //! too. The hard case is an aggregator that is away or not set up yet: enrolment is tried again until there is a
-//! certificate, and after that the link decides when to connect again.
+//! certificate, and after that the link decides when to connect again. Where the config names two ways, a failure on
+//! one leads to the other.
 
+pub mod mqtt;
 pub mod quic;
 
 use std::net::IpAddr;
@@ -14,12 +16,14 @@ use tokio::time::Instant;
 use vedette_agent_core::link::{LinkOutput, Received};
 use vedette_common::AgentId;
 use vedette_common::limits::FRAME_BYTES_MAX;
+use vedette_common::wire::Frame;
 
-use crate::config;
+use crate::config::{self, Transport};
 use crate::engine::Engine;
 use crate::identity::{Identity, IdentityError, NewKey, StateFolder, Token};
 use crate::source::Stop;
-use quic::{Connected, UplinkError};
+use mqtt::{MqttError, Topics};
+use quic::UplinkError;
 
 /// Bytes of frames written at a time when there is a backlog.
 pub const BATCH_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
@@ -27,6 +31,9 @@ pub const BATCH_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often enrolment is tried again, and a token looked for.
 const ENROLL_RETRY: Duration = Duration::from_secs(1);
+
+/// How long a certificate is waited for when there is another way to the aggregator.
+const ENROLL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Attempts to enrol of which one is told in the log: one in a minute.
 const ATTEMPTS_TOLD: u64 = 60;
@@ -40,6 +47,48 @@ pub enum EnrollError {
     /// The way to the aggregator, or its refusal.
     #[error(transparent)]
     Uplink(#[from] UplinkError),
+}
+
+/// Why there is no connection, or none any more.
+#[derive(Debug, thiserror::Error)]
+enum Loss {
+    #[error(transparent)]
+    Quic(#[from] UplinkError),
+    #[error(transparent)]
+    Mqtt(#[from] MqttError),
+    #[error("no certificate yet")]
+    NotEnrolled,
+}
+
+/// A connection by whichever way.
+#[derive(Debug)]
+enum Connection {
+    Quic(Box<quic::Connected>),
+    Mqtt(Box<mqtt::Connected>),
+}
+
+impl Connection {
+    async fn send(&mut self, frames: &[u8]) -> Result<(), Loss> {
+        match self {
+            Self::Quic(connected) => Ok(connected.sender.send(frames).await?),
+            Self::Mqtt(connected) => Ok(connected.send(frames).await?),
+        }
+    }
+
+    /// The next frame. Dropping the future in between loses nothing.
+    async fn frame(&mut self) -> Result<Frame<'_>, Loss> {
+        match self {
+            Self::Quic(connected) => Ok(connected.receiver.frame().await?),
+            Self::Mqtt(connected) => Ok(connected.frame().await?),
+        }
+    }
+
+    async fn close(self) {
+        match self {
+            Self::Quic(connected) => connected.sender.close().await,
+            Self::Mqtt(connected) => connected.close().await,
+        }
+    }
 }
 
 /// Obtains a certificate with a token and stores it in the state folder.
@@ -69,6 +118,8 @@ pub struct Uplink {
     pub folder: StateFolder,
     /// This agent's name.
     pub agent: AgentId,
+    /// The region that it speaks for over MQTT.
+    pub region: String,
 }
 
 impl Uplink {
@@ -80,7 +131,32 @@ impl Uplink {
             () = stop.stopped() => {}
         }
         if let Some(connected) = session.connected {
-            connected.sender.close().await;
+            connected.close().await;
+        }
+    }
+
+    /// Connects by `transport`.
+    async fn connect(&self, transport: Transport) -> Result<Connection, Loss> {
+        let config::Uplink { kind, address, server_name, mqtt, .. } = &self.settings;
+        match transport {
+            Transport::Quic => {
+                let patience = if kind.has_other() { ENROLL_PATIENCE } else { Duration::MAX };
+                let identity = tokio::time::timeout(patience, self.identity()).await;
+                let identity = identity.map_err(|_| Loss::NotEnrolled)?;
+                let connected = quic::connect(address, server_name, &identity).await?;
+                tracing::info!(address, "connected to the aggregator");
+                Ok(Connection::Quic(Box::new(connected)))
+            }
+            Transport::Mqtt => {
+                let identity = self.folder.identity().unwrap_or_else(|error| {
+                    tracing::error!(%error, "the stored certificate cannot be used");
+                    None
+                });
+                let topics = Topics::new(&self.region, &self.agent);
+                let connected = mqtt::connect(mqtt, &self.agent, &topics, identity.as_ref()).await?;
+                tracing::info!(url = mqtt.url, "connected to the broker");
+                Ok(Connection::Mqtt(Box::new(connected)))
+            }
         }
     }
 
@@ -144,7 +220,11 @@ fn is_loopback(address: &str) -> bool {
 struct Session<'a> {
     uplink: &'a Uplink,
     engine: &'a Engine,
-    connected: Option<Connected>,
+    connected: Option<Connection>,
+    /// Connections in a row on which the aggregator did not answer.
+    failures: usize,
+    /// Whether it has answered on this one. A broker that is there says nothing of the aggregator behind it.
+    answered: bool,
     frame: Box<[u8; FRAME_BYTES_MAX]>,
     batch: Vec<u8>,
 }
@@ -153,7 +233,7 @@ impl<'a> Session<'a> {
     fn new(uplink: &'a Uplink) -> Self {
         let batch = Vec::with_capacity(BATCH_BYTES_MAX);
         let frame = Box::new([0; FRAME_BYTES_MAX]);
-        Self { uplink, engine: &uplink.engine, connected: None, frame, batch }
+        Self { uplink, engine: &uplink.engine, connected: None, failures: 0, answered: false, frame, batch }
     }
 
     async fn run(&mut self) {
@@ -177,27 +257,34 @@ impl<'a> Session<'a> {
 
     async fn connect(&mut self) {
         self.batch.clear();
-        let settings = &self.uplink.settings;
-        let identity = self.uplink.identity().await;
-        match quic::connect(&settings.address, &settings.server_name, &identity).await {
+        let transport = self.uplink.settings.kind.after(self.failures);
+        match self.uplink.connect(transport).await {
             Ok(connected) => {
-                tracing::info!(address = settings.address, "connected to the aggregator");
                 self.connected = Some(connected);
                 self.engine.connected();
             }
             Err(error) => {
-                tracing::warn!(address = settings.address, %error, "the aggregator cannot be reached");
+                tracing::warn!(?transport, %error, "the aggregator cannot be reached");
+                self.forget();
                 self.engine.disconnected();
             }
         }
     }
 
+    /// There is no connection any more. After one that the aggregator answered on, the preferred way is tried first.
+    fn forget(&mut self) {
+        self.batch.clear();
+        self.connected = None;
+        self.failures = if self.answered { 0 } else { self.failures.wrapping_add(1) };
+        self.answered = false;
+    }
+
     /// Writes what was gathered.
     async fn flush(&mut self) {
         let Some(connected) = self.connected.as_mut().filter(|_| !self.batch.is_empty()) else { return };
-        let sent = tokio::time::timeout(SEND_TIMEOUT, connected.sender.send(&self.batch)).await;
+        let sent = tokio::time::timeout(SEND_TIMEOUT, connected.send(&self.batch)).await;
         self.batch.clear();
-        if let Err(error) = sent.unwrap_or(Err(UplinkError::TimedOut)) {
+        if let Err(error) = sent.unwrap_or(Err(UplinkError::TimedOut.into())) {
             self.lose(&error);
         }
     }
@@ -215,8 +302,9 @@ impl<'a> Session<'a> {
             return;
         };
         let failed = tokio::select! {
-            frame = connected.receiver.frame() => match frame {
+            frame = connected.frame() => match frame {
                 Ok(frame) => {
+                    self.answered = true;
                     report(engine.receive(&frame));
                     None
                 }
@@ -230,18 +318,18 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn lose(&mut self, error: &UplinkError) {
+    fn lose(&mut self, error: &Loss) {
         tracing::warn!(%error, "the connection to the aggregator is lost");
-        self.batch.clear();
-        self.connected = None;
+        self.forget();
         self.engine.disconnected();
     }
 
     async fn close(&mut self) {
         self.flush().await;
         if let Some(connected) = self.connected.take() {
-            connected.sender.close().await;
+            connected.close().await;
         }
+        self.forget();
     }
 }
 

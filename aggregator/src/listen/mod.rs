@@ -3,6 +3,7 @@
 //! The hard case is an agent that connects again before its old connection has ended: the newer one speaks for it,
 //! and the older one ends when the core's task drops its [`Replies`].
 
+pub mod mqtt;
 pub mod quic;
 pub mod tls;
 
@@ -121,6 +122,8 @@ pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, WireError> {
     let mut frame = vec![0; REPLY_FRAME_BYTES_MAX];
     let length = wire::encode(message, &mut frame)?;
     frame.truncate(length);
+    // Frames wait in queues; most of them take a few dozen bytes.
+    frame.shrink_to_fit();
     Ok(frame)
 }
 

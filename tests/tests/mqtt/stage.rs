@@ -1,0 +1,181 @@
+//! The stage: a broker, an aggregator and an agent, all real, in one temporary folder, on ports that were free.
+//!
+//! It must never use a default port or folder, nor leave a process behind. The hard case is a broker that is killed: with
+//! its database it knows its sessions again, without it knows nobody.
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+
+use vedette_tests::rig::{Process, eventually, free_address, get, program};
+
+const MOSQUITTO: &str = "/usr/sbin/mosquitto";
+
+/// What a broker finds when it starts again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Session {
+    /// Its database.
+    Kept,
+    /// Nothing.
+    Lost,
+}
+
+pub(crate) struct Stage {
+    // Processes first: they are dropped before the folder they write to.
+    agent: Option<Process>,
+    aggregator: Option<Process>,
+    broker: Option<Process>,
+    broker_address: SocketAddr,
+    lines: SocketAddr,
+    http: SocketAddr,
+    agent_http: SocketAddr,
+    folder: tempfile::TempDir,
+}
+
+impl Stage {
+    /// Starts everything, over this version of MQTT.
+    pub(crate) fn set(version: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let [broker_address, quic, http, lines, agent_http] = std::array::from_fn(|_| free_address());
+        let mut stage = Self {
+            agent: None,
+            aggregator: None,
+            broker: None,
+            broker_address,
+            lines,
+            http,
+            agent_http,
+            folder,
+        };
+        stage.write("aggregator.toml", &stage.aggregator_config(quic, version));
+        stage.write("agent.toml", &stage.agent_config(version));
+        stage.start_broker(Session::Lost);
+        stage.start_aggregator();
+        stage.start_agent();
+        stage
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.folder.path().join(name), text).unwrap();
+    }
+
+    pub(crate) fn start_broker(&mut self, session: Session) {
+        assert!(Path::new(MOSQUITTO).exists(), "install Debian's mosquitto; tests/run.sh does");
+        let database = self.folder.path().join("mosquitto.db");
+        match session {
+            Session::Kept => assert!(database.exists(), "the broker has written its database"),
+            // There may be none.
+            Session::Lost => drop(fs::remove_file(database)),
+        }
+        self.write("mosquitto.conf", &self.broker_config());
+        let config = self.folder.path().join("mosquitto.conf");
+        let log = self.folder.path().join("mosquitto.log");
+        self.broker = Some(Process::start(Path::new(MOSQUITTO), &["-c", config.to_str().unwrap()], &log));
+        eventually("the broker", 10, || TcpStream::connect(self.broker_address).ok());
+    }
+
+    pub(crate) fn kill_broker(&mut self) {
+        self.broker.take().unwrap().kill();
+    }
+
+    pub(crate) fn start_aggregator(&mut self) {
+        self.aggregator = Some(self.start("vedette-aggregator", "aggregator"));
+        eventually("the aggregator", 30, || is_ready(self.http));
+    }
+
+    pub(crate) fn start_agent(&mut self) {
+        self.agent = Some(self.start("vedette-agent", "agent"));
+        eventually("the agent", 30, || is_ready(self.agent_http));
+    }
+
+    fn start(&self, name: &str, part: &str) -> Process {
+        let at = |name: String| self.folder.path().join(name);
+        let config = at(format!("{part}.toml"));
+        Process::start(
+            &program(name),
+            &["run", "--config", config.to_str().unwrap()],
+            &at(format!("{part}.log")),
+        )
+    }
+
+    /// Sends a value of each of `series` series.
+    pub(crate) fn send(&self, series: u32) {
+        let lines: String = (0..series)
+            .map(|index| format!("activity,device=tv{index},stack=playback value={index}\n"))
+            .collect();
+        let mut connection =
+            eventually("the agent's line protocol", 10, || TcpStream::connect(self.lines).ok());
+        connection.write_all(lines.as_bytes()).unwrap();
+    }
+
+    /// The sum of a metric of the agent over its labels.
+    pub(crate) fn agent(&self, name: &str) -> u64 {
+        sum(self.agent_http, name)
+    }
+
+    /// The sum of a metric of the aggregator, without its prefix, over its labels.
+    pub(crate) fn aggregator(&self, name: &str) -> u64 {
+        sum(self.http, &format!("vedette_aggregator_{name}"))
+    }
+
+    pub(crate) fn made(&self) -> u64 {
+        self.agent("vedette_agent_records_made_total")
+    }
+
+    pub(crate) fn spooled(&self) -> u64 {
+        self.agent("vedette_agent_records_spooled")
+    }
+
+    /// Stops the project's programs by SIGTERM, which must end each with success.
+    pub(crate) fn stop(mut self) {
+        for process in [&mut self.agent, &mut self.aggregator] {
+            assert!(process.as_mut().unwrap().terminate(15).success());
+        }
+        self.kill_broker();
+    }
+
+    fn broker_config(&self) -> String {
+        format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n\
+             persistence_location {folder}/\nautosave_on_changes true\nautosave_interval 1\n",
+            port = self.broker_address.port(),
+            folder = self.folder.path().display(),
+        )
+    }
+
+    fn aggregator_config(&self, quic: SocketAddr, version: &str) -> String {
+        format!(
+            "state_dir = {state:?}\n[listen]\nquic = \"{quic}\"\nhttp = \"{http}\"\n\
+             [listen.mqtt]\nurl = \"mqtt://{broker}\"\nversion = \"{version}\"\n",
+            state = self.folder.path().join("aggregator"),
+            http = self.http,
+            broker = self.broker_address,
+        )
+    }
+
+    fn agent_config(&self, version: &str) -> String {
+        format!(
+            "agent_id = \"edge-uk\"\nstate_dir = {state:?}\n[tags]\nregion = \"uk\"\n\
+             [source.host]\nenabled = false\n[source.statsd]\nenabled = false\n\
+             [source.line_protocol]\ntcp = \"{lines}\"\nudp = \"{lines}\"\n\
+             [window]\nwindow_ms = 1000\nlateness_ms = 0\n[limits]\nseries_max = 100\n\
+             [uplink]\nkind = \"mqtt\"\n[uplink.mqtt]\nurl = \"mqtt://{broker}\"\nversion = \"{version}\"\n\
+             [http]\nlisten = \"{http}\"\n",
+            state = self.folder.path().join("agent"),
+            lines = self.lines,
+            broker = self.broker_address,
+            http = self.agent_http,
+        )
+    }
+}
+
+fn is_ready(http: SocketAddr) -> Option<()> {
+    get(http, "/-/ready").filter(|(status, _)| *status == 200).map(|_| ())
+}
+
+/// The sum of the samples whose name, or name and labels, begin so; 0 before there are any.
+fn sum(http: SocketAddr, name: &str) -> u64 {
+    let text = get(http, "/metrics").map(|(_, body)| body).unwrap_or_default();
+    let lines = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
+}
