@@ -2,6 +2,7 @@
 //!
 //! It must never hold keys: the owner of the positions compares. The hard case is removal without tombstones,
 //! which would slow every later search; entries behind a removed one move up instead (backward shift).
+use crate::prefetch::prefetch;
 
 /// The most positions an index can tell apart.
 pub const POSITIONS_MAX: usize = (1 << 24) - 1;
@@ -49,6 +50,14 @@ impl<'m> Index<'m> {
                 return Some(position);
             }
             at = (at + 1) & mask;
+        }
+    }
+
+    /// Asks memory for where a search for `hash` begins.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        if let Some(cell) = self.cells.get(self.home(hash)) {
+            prefetch(cell);
         }
     }
 

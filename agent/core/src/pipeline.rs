@@ -128,6 +128,23 @@ impl Arrival {
 /// Series that are asked for silence when a window closes: a million are gone through in sixteen windows.
 const SILENCE_ASKED_MAX: u32 = 65_536;
 
+/// Values of line protocol whose slots are on their way from memory at once.
+const BLOCK: usize = 16;
+
+/// A value of line protocol that waits for the slot of its series.
+#[derive(Clone, Copy, Debug)]
+struct Waiting<'a> {
+    /// Its line within the batch, from 1.
+    line: u32,
+    spelling: u64,
+    head: &'a [u8],
+    key: &'a [u8],
+    arrival: Arrival,
+    value: f64,
+}
+
+type Block<'a> = heapless::Vec<Waiting<'a>, BLOCK>;
+
 /// Ways in which a series can be spelled; they keep the hashes of different formats apart.
 const SPELLED_AS_LINE: u8 = 1;
 const SPELLED_AS_STATSD: u8 = 2;
@@ -200,15 +217,17 @@ impl<'m> Pipeline<'m> {
     ) -> Tally {
         self.windows.open(now);
         let mut tally = Tally::default();
+        let mut block = Block::new();
         for line in lines(bytes) {
             tally.lines += 1;
             match format {
                 Format::LineProtocol(precision) => {
-                    self.handle_line(now, precision, defaults, line, &mut tally);
+                    self.handle_line(now, precision, defaults, line, &mut block, &mut tally);
                 }
                 Format::StatsD => self.handle_statsd(now, defaults, line, &mut tally),
             }
         }
+        self.observe_block(defaults, &mut block, &mut tally);
         tally
     }
 
@@ -226,7 +245,7 @@ impl<'m> Pipeline<'m> {
         let result = self.take_observation(now, defaults, observation);
         let mut tally = Tally::default();
         let kept = result.as_ref().map(|_| ()).map_err(Fault::reason);
-        self.settle(&mut tally, kept.map_err(Fault::Dropped));
+        self.settle(&mut tally, 0, kept.map_err(Fault::Dropped));
         result.map_err(|fault| fault.reason())
     }
 
@@ -280,43 +299,86 @@ impl<'m> Pipeline<'m> {
         }
     }
 
-    /// Reads one line of line protocol.
-    fn handle_line(
+    /// Reads one line of line protocol; its values wait in `block`, which is observed whenever it is full.
+    #[inline]
+    fn handle_line<'a>(
         &mut self,
         now: Now,
         precision: Precision,
         defaults: &DefaultTags<'_>,
-        line: &[u8],
+        line: &'a [u8],
+        block: &mut Block<'a>,
         tally: &mut Tally,
     ) {
         let line = match line_protocol::Line::split(line) {
             Ok(Some(line)) => line,
             Ok(None) => return,
-            Err(error) => return self.settle(tally, Err(error.into())),
+            Err(error) => return self.reject(defaults, block, tally, error.into()),
         };
         let at = line.timestamp.map(|timestamp| WallMs(precision.to_ms(timestamp)));
         let arrival = self.arrive(now, at);
-        let mut spelling = self.key.spelling(defaults, SPELLED_AS_LINE);
-        spelling.write(line.prefix());
+        let mut head = self.key.spelling(defaults, SPELLED_AS_LINE);
+        head.write(line.prefix());
         for field in line.fields() {
-            let outcome = match (field, arrival) {
+            let waiting = match (field, arrival) {
                 (Err(error), _) => Err(error.into()),
                 (Ok(_), Err(reason)) => Err(reason.into()),
                 (Ok(Field { value: line_protocol::Value::Text(_), .. }), _) => {
                     Err(DropReason::UnsupportedType.into())
                 }
                 (Ok(Field { key, value: line_protocol::Value::Number(value) }), Ok(arrival)) => {
-                    let mut spelling = spelling;
+                    let mut spelling = head;
                     spelling.write(key);
-                    let place = match self.table.find_spelling(spelling.finish()) {
-                        Some(place) => Ok(place),
-                        None => self.resolve_line(&arrival, defaults, line.head, key, spelling.finish()),
-                    };
-                    place.and_then(|place| Ok(self.observe(place, &arrival, value)?)).map(|_| ())
+                    let spelling = spelling.finish();
+                    Ok(Waiting { line: tally.lines, spelling, head: line.head, key, arrival, value })
                 }
             };
-            self.settle(tally, outcome);
+            match waiting {
+                Ok(waiting) => self.await_slot(defaults, block, tally, waiting),
+                Err(fault) => self.reject(defaults, block, tally, fault),
+            }
         }
+    }
+
+    /// Puts a value into the block, and asks memory for its place in the index.
+    #[inline]
+    fn await_slot<'a>(
+        &mut self,
+        defaults: &DefaultTags<'_>,
+        block: &mut Block<'a>,
+        tally: &mut Tally,
+        waiting: Waiting<'a>,
+    ) {
+        self.table.prefetch_spelling(waiting.spelling);
+        if block.is_full() {
+            self.observe_block(defaults, block, tally);
+        }
+        block.push(waiting).expect("a full block was emptied just before");
+    }
+
+    /// Counts what cannot be observed, after everything that came before it.
+    #[cold]
+    fn reject(&mut self, defaults: &DefaultTags<'_>, block: &mut Block<'_>, tally: &mut Tally, fault: Fault) {
+        self.observe_block(defaults, block, tally);
+        self.settle(tally, tally.lines, Err(fault));
+    }
+
+    /// Observes what waits, in the order in which it came. The slots are asked for all at once before that; the look-up
+    /// proper comes after, since what is observed first may move or free them.
+    #[inline(never)]
+    fn observe_block(&mut self, defaults: &DefaultTags<'_>, block: &mut Block<'_>, tally: &mut Tally) {
+        for waiting in &*block {
+            self.table.prefetch_slot(waiting.spelling);
+        }
+        for Waiting { line, spelling, head, key, arrival, value } in &*block {
+            let place = match self.table.find_spelling(*spelling) {
+                Some(place) => Ok(place),
+                None => self.resolve_line(arrival, defaults, head, key, *spelling),
+            };
+            let outcome = place.and_then(|place| Ok(self.observe(place, arrival, *value)?)).map(|_| ());
+            self.settle(tally, *line, outcome);
+        }
+        block.clear();
     }
 
     /// The slot for a spelling in line protocol that was not seen before.
@@ -343,11 +405,11 @@ impl<'m> Pipeline<'m> {
         let line = match statsd::Line::parse(line) {
             Ok(Some(line)) => line,
             Ok(None) => return,
-            Err(error) => return self.settle(tally, Err(error.into())),
+            Err(error) => return self.settle(tally, tally.lines, Err(error.into())),
         };
         let place = match self.statsd_slot(now, defaults, &line) {
             Ok(place) => place,
-            Err(fault) => return self.settle(tally, Err(fault)),
+            Err(fault) => return self.settle(tally, tally.lines, Err(fault)),
         };
         for value in line.values() {
             match value {
@@ -356,7 +418,7 @@ impl<'m> Pipeline<'m> {
                     self.counts.folded += 1;
                     tally.accepted += 1;
                 }
-                Err(error) => self.settle(tally, Err(error.into())),
+                Err(error) => self.settle(tally, tally.lines, Err(error.into())),
             }
         }
     }
@@ -411,9 +473,9 @@ impl<'m> Pipeline<'m> {
         Ok(self.observe(place, &arrival, observation.value)?)
     }
 
-    /// Counts what became of one observation.
+    /// Counts what became of one observation of this line.
     #[inline]
-    fn settle(&mut self, tally: &mut Tally, outcome: Result<(), Fault>) {
+    fn settle(&mut self, tally: &mut Tally, line: u32, outcome: Result<(), Fault>) {
         self.counts.observed += 1;
         match outcome {
             Ok(()) => tally.accepted += 1,
@@ -422,7 +484,7 @@ impl<'m> Pipeline<'m> {
                 let error = if let Fault::Text(error) = fault { Some(error) } else { None };
                 self.counts.drops.add(reason, 1);
                 tally.dropped += 1;
-                tally.rejection.get_or_insert(Rejection { line: tally.lines, reason, error });
+                tally.rejection.get_or_insert(Rejection { line, reason, error });
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::{
     index::{self, Index},
     names::NameId,
     parse::statsd,
+    prefetch::prefetch,
     score::SeriesState,
 };
 
@@ -187,6 +188,20 @@ impl<'m> SeriesTable<'m> {
     #[inline]
     pub(crate) fn find_spelling(&self, spelling: u64) -> Option<u32> {
         self.by_spelling.find(spelling, |place| self.slots[place as usize].spelling == spelling)
+    }
+
+    /// Asks memory for where the search for a spelling begins.
+    #[inline]
+    pub(crate) fn prefetch_spelling(&self, spelling: u64) {
+        self.by_spelling.prefetch(spelling);
+    }
+
+    /// Asks memory for the slot that most likely has this spelling, without looking into it.
+    #[inline]
+    pub(crate) fn prefetch_slot(&self, spelling: u64) {
+        if let Some(place) = self.by_spelling.find(spelling, |_| true) {
+            prefetch(&self.slots[place as usize]);
+        }
     }
 
     /// The slot of this identity.

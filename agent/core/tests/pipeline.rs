@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use vedette_agent_core::key::{DefaultTags, Observation};
 use vedette_agent_core::parse::{Format, ParseError, Precision};
 use vedette_agent_core::pipeline::{
-    Pipeline, PipelineCounts, PipelineMemory, PipelineSettings, SettingsError,
+    Pipeline, PipelineCounts, PipelineMemory, PipelineSettings, Rejection, SettingsError,
 };
 use vedette_common::drops::DropUnit;
 use vedette_common::wire::{Phase, Summary};
@@ -301,5 +301,44 @@ proptest! {
             assert_sums(&pipeline.counts());
             prop_assert!(pipeline.counts().series <= 5 && pipeline.counts().cells <= 2);
         }
+    }
+
+    /// Values of a batch wait for their slots together; that may not change what becomes of them.
+    #[test]
+    fn a_batch_is_worth_as_much_as_its_lines_one_by_one(
+        batches in proptest::collection::vec(
+            (0i64..90_000, proptest::collection::vec("[m-o](,a=[1-4])? [v-x]=[0-9]{1,3}(,w=[0-9x])?( [0-9]{1,2})?", 1..50)),
+            1..12,
+        ),
+    ) {
+        let settings = PipelineSettings { series_max: 12, cells_max: 2, ..small() };
+        let (mut whole, mut single) = (pipeline(settings.clone()), pipeline(settings));
+        let (mut ms, format) = (0, Format::LineProtocol(Precision::Seconds));
+        for (step, lines) in batches {
+            ms += step;
+            // Times of their own lie around now, so that some are late and some are doubled.
+            let start_s = (START + ms) / 1000 - 50;
+            let lines: Vec<_> = lines.iter().map(|line| restate(line, start_s)).collect();
+            let defaults = DefaultTags::default();
+            let tally = whole.handle_bytes(now(ms), format, &defaults, lines.join("\n").as_bytes());
+            let mut rejection = None;
+            for (number, line) in (1..).zip(&lines) {
+                let found = single.handle_bytes(now(ms), format, &defaults, line.as_bytes()).rejection;
+                rejection = rejection.or(found.map(|first| Rejection { line: number, ..first }));
+            }
+            prop_assert_eq!(tally.rejection, rejection);
+            prop_assert_eq!(whole.counts(), single.counts());
+            prop_assert_eq!(close(&mut whole, ms), close(&mut single, ms));
+        }
+    }
+}
+
+/// A line whose timestamp, if it has one, counts from `start_s`.
+fn restate(line: &str, start_s: i64) -> String {
+    match line.rsplit_once(' ') {
+        Some((rest, seconds)) if !seconds.contains('=') => {
+            format!("{rest} {}", start_s + seconds.parse::<i64>().unwrap())
+        }
+        _ => line.to_owned(),
     }
 }

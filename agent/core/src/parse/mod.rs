@@ -136,31 +136,44 @@ fn parse_float(bytes: &[u8]) -> Result<f64, ParseError> {
     if value.is_finite() { Ok(value) } else { Err(ParseError::ValueNotFinite) }
 }
 
-/// A number as most are written, `-12.5`: up to fifteen digits and perhaps a point among them; else nothing.
+/// The whole of `bytes` as a [`leading_plain`] number.
+#[inline]
+fn parse_plain(bytes: &[u8]) -> Option<f64> {
+    leading_plain(bytes).filter(|(_, end)| *end == bytes.len()).map(|(value, _)| value)
+}
+
+/// A number as most are written, `-12.5`: up to fifteen digits and perhaps a point among them, before a comma or the
+/// end; and where it ends. `None` for any other number, and for what is none.
 ///
 /// Exact, because neither digits nor power of ten exceed what an `f64` holds and one division rounds but once
 /// (Clinger, "How to read floating point numbers accurately", PLDI 1990).
 #[inline]
-fn parse_plain(bytes: &[u8]) -> Option<f64> {
+fn leading_plain(bytes: &[u8]) -> Option<(f64, usize)> {
     const POWERS: [f64; 16] =
         [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
-    let (unsigned, negative) = match bytes {
-        [b'-', rest @ ..] => (rest, true),
-        _ => (bytes, false),
-    };
-    if !(1..=16).contains(&unsigned.len()) {
+    const NO_POINT: usize = usize::MAX;
+    let start = usize::from(bytes.first() == Some(&b'-'));
+    let (mut sum, mut at, mut after_point) = (0_u64, start, NO_POINT);
+    while let Some(&byte) = bytes.get(at) {
+        let digit = byte.wrapping_sub(b'0');
+        if digit <= 9 {
+            // Past fifteen digits the sum is not used; it may wrap.
+            sum = sum.wrapping_mul(10).wrapping_add(u64::from(digit));
+        } else if byte == b'.' && after_point == NO_POINT {
+            after_point = at + 1;
+        } else if byte == b',' {
+            break;
+        } else {
+            return None;
+        }
+        at += 1;
+    }
+    let (decimals, points) = if after_point == NO_POINT { (0, 0) } else { (at - after_point, 1) };
+    if !(1..=15).contains(&(at - start - points)) {
         return None;
     }
-    let (mut sum, mut digits, mut before_point) = (0_u64, 0, None);
-    for &byte in unsigned {
-        match byte.wrapping_sub(b'0') {
-            digit @ 0..=9 => (sum, digits) = (sum * 10 + u64::from(digit), digits + 1),
-            _ if byte == b'.' && before_point.is_none() => before_point = Some(digits),
-            _ => return None,
-        }
-    }
-    let value = sum as f64 / POWERS.get(before_point.map_or(0, |before| digits - before))?;
-    (1..=15).contains(&digits).then_some(if negative { -value } else { value })
+    let value = sum as f64 / POWERS.get(decimals)?;
+    Some((if start == 1 { -value } else { value }, at))
 }
 
 #[cfg(test)]
