@@ -57,6 +57,7 @@ impl<'a> Line<'a> {
     ///
     /// # Errors
     /// [`ParseError`] when the line is too long, has no measurement or no field, or its timestamp is none.
+    #[inline]
     pub fn split(bytes: &'a [u8]) -> Result<Option<Self>, ParseError> {
         if bytes.len() > LINE_BYTES_MAX {
             return Err(ParseError::LineTooLong);
@@ -68,12 +69,12 @@ impl<'a> Line<'a> {
             Some(_) => {}
         }
         let end = unescaped(line, b' ').ok_or(ParseError::ValueMissing)?;
-        let (head, rest) = (&line[..end], line[end + 1..].trim_ascii_start());
-        let (fields, timestamp) = split_timestamp(rest)?;
+        let (prefix, rest) = line.split_at(end + 1);
+        let (fields, timestamp) = split_timestamp(rest.trim_ascii_start())?;
         if fields.is_empty() {
             return Err(ParseError::ValueMissing);
         }
-        Ok(Some(Self { head, fields, timestamp, prefix: &line[..=end] }))
+        Ok(Some(Self { head: &line[..end], fields, timestamp, prefix }))
     }
 
     /// The head with the blank that ends it: two different heads never begin with one another like this.
@@ -88,12 +89,18 @@ impl<'a> Line<'a> {
 }
 
 /// Cuts the timestamp off the end of the fields.
+#[inline]
 fn split_timestamp(rest: &[u8]) -> Result<(&[u8], Option<i64>), ParseError> {
     if let Some((fields, word)) = rest.split_last_chunk()
         && let Some(timestamp) = nineteen_digits(word)
     {
         return Ok((fields.trim_ascii_end(), Some(timestamp)));
     }
+    split_any_timestamp(rest)
+}
+
+/// Cuts off a timestamp of any length, or finds that there is none.
+fn split_any_timestamp(rest: &[u8]) -> Result<(&[u8], Option<i64>), ParseError> {
     let start = memchr::memrchr(b' ', rest).map_or(0, |space| space + 1);
     let word = &rest[start..];
     match parse_integer(word) {
