@@ -285,7 +285,8 @@ async fn drive(
             }
             Ok(Happening::Subscribed(false)) => return MqttError::Subscription(topic),
             Ok(Happening::Arrived(message)) => {
-                if arrived.try_send(message).is_err() {
+                // What the broker kept from earlier may be more than anybody reads yet; it is said again.
+                if arrived.try_send(message).is_err() && ready.is_none() {
                     return MqttError::Unread;
                 }
             }

@@ -16,7 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use vedette_aggregator_core::AllowedRegions;
 use vedette_common::AgentId;
 use vedette_common::wire::{self, Birth, Frame, Kind, Refuse, RefuseReason, WireError};
@@ -185,29 +185,22 @@ impl MqttListener {
 
     /// One connection, from log-in to its end: why it ended, and whether it ever stood.
     async fn serve_once(&self, floor: &mut Floor<'_>) -> (BrokerError, bool) {
-        let connecting = timeout(HANDSHAKE_TIMEOUT, self.connect());
-        let (client, mut pump) = match connecting.await.unwrap_or(Err(BrokerError::TimedOut)) {
-            Ok(connected) => connected,
+        let (client, mut pump) = match self.connect().await {
+            Ok(connecting) => connecting,
             Err(error) => return (error, false),
         };
-        let metrics = &self.reception.metrics;
-        metrics.broker_connected.set(1);
-        tracing::info!(url = self.settings.url, "connected to the broker");
         let error = floor.listen(&client, &mut pump).await;
         floor.leave().await;
-        metrics.broker_connected.set(0);
-        (error, true)
+        let stood = self.reception.metrics.broker_connected.set(0) == 1;
+        (error, stood)
     }
 
+    /// Begins to connect and subscribe; messages of a session that the broker kept may come before its answers.
     async fn connect(&self) -> Result<(Client, Pump), BrokerError> {
         let (client, events) = prepare(&self.settings, &self.reception.enroller.authority())?;
         client.subscribe(self.filters()).await?;
         let (arrived, arrivals) = mpsc::channel(MQTT_ARRIVALS_MAX);
-        let mut pump = Pump { arrivals, task: tokio::spawn(drive(events, arrived)) };
-        match pump.next().await? {
-            Happening::Subscribed(true) => Ok((client, pump)),
-            _ => Err(BrokerError::Subscription),
-        }
+        Ok((client, Pump { arrivals, task: tokio::spawn(drive(events, arrived)) }))
     }
 
     /// Births and deaths come to every aggregator, summaries to one of those that share.
@@ -249,9 +242,12 @@ impl<'l> Floor<'l> {
     /// Takes messages until the connection or the listener ends.
     async fn listen(&mut self, client: &Client, pump: &mut Pump) -> BrokerError {
         let mut stopping = self.listener.stop.subscribe();
+        let patience = Instant::now() + HANDSHAKE_TIMEOUT;
+        let mut subscribed = false;
         loop {
             let happening = tokio::select! {
                 () = stopped(&mut stopping) => return self.bow_out(client, pump).await,
+                () = sleep_until(patience), if !subscribed => return BrokerError::TimedOut,
                 Some(ended) = self.writers.join_next() => {
                     self.let_go(ended.ok()).await;
                     continue;
@@ -264,7 +260,12 @@ impl<'l> Floor<'l> {
                         return self.bow_out(client, pump).await;
                     }
                 }
-                Ok(Happening::Subscribed(_)) => {}
+                Ok(Happening::Subscribed(true)) => {
+                    subscribed = true;
+                    self.listener.reception.metrics.broker_connected.set(1);
+                    tracing::info!(url = self.listener.settings.url, "connected to the broker");
+                }
+                Ok(Happening::Subscribed(false)) => return BrokerError::Subscription,
                 Err(error) => return error,
             }
         }
@@ -350,14 +351,15 @@ impl<'l> Floor<'l> {
             reception.metrics.count(Tally::Refused, "agents_full");
             return Ok(());
         }
-        self.births.insert(speaker.clone(), birth);
+        let is_open = self.links.contains_key(&speaker);
+        let was_known = self.births.insert(speaker.clone(), birth).is_some();
         if message.retained {
-            return Ok(());
+            // An agent that has spoken already is introduced late.
+            return if is_open && !was_known { self.introduce(&speaker).await } else { Ok(()) };
         }
-        reception.metrics.count(Tally::Frame, "birth");
-        let is_new = !self.links.contains_key(&speaker);
+        self.listener.reception.metrics.count(Tally::Frame, "birth");
         let opened = self.open(client, &speaker).await?;
-        if opened && !is_new { self.introduce(&speaker).await } else { Ok(()) }
+        if opened && is_open { self.introduce(&speaker).await } else { Ok(()) }
     }
 
     /// Whether one more birth can be remembered: in place of an agent that has not spoken, if need be.
@@ -376,10 +378,6 @@ impl<'l> Floor<'l> {
         payload: &[u8],
     ) -> Result<(), CoreGone> {
         let metrics = self.listener.reception.metrics.clone();
-        if !self.births.contains_key(speaker) {
-            metrics.count(Tally::Refused, "unborn");
-            return Ok(());
-        }
         let mut rest = payload;
         while !rest.is_empty() {
             let (message, length) = match decode(rest) {
