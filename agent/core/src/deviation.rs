@@ -379,9 +379,12 @@ fn direction(score: &Score) -> Direction {
     }
 }
 
+/// As many seconds as 32 bits hold.
+const SECONDS_MAX: i64 = u32::MAX as i64;
+
 /// Seconds of Unix time, within what 32 bits hold: until the year 2106.
 fn seconds(at: WallMs) -> u32 {
-    at.0.div_euclid(1_000).clamp(0, i64::from(u32::MAX)) as u32
+    (at.0.clamp(0, SECONDS_MAX * 1_000) as u64 / 1_000) as u32
 }
 
 #[cfg(test)]

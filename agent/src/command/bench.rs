@@ -1,8 +1,12 @@
 //! `vedette-agent bench`: how fast this machine scores, and how fast it gets from received bytes to scores.
 //!
-//! Owns the made-up telemetry. Must never time the making of it, nor anything before the series' warm-up is over.
-//! The hard case is an honest number: series are visited in an order that the caches cannot guess, each one once a
-//! round, and the second half runs the agent's own pipeline, windows and summaries included.
+//! Owns the made-up telemetry. Must never time the making of it, nor anything before the series are mature: the ranges
+//! of young ones still widen all the time. The hard case is an honest number: series are visited in an order that the
+//! caches cannot guess, each one once a round, and the second half runs the agent's own pipeline, windows and summaries
+//! included. To mature a million series would take minutes, so the first half matures a few thousand and fills the rest
+//! of the memory with copies of them: each has its own place in memory and goes its own way from there, but what the
+//! branches of the scorers see is less varied than in as many series that have nothing in common. Those of the second
+//! half are past their warm-up only.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -25,6 +29,9 @@ use crate::memory;
 
 /// Series for the way from bytes to scores.
 const INGESTED_SERIES_MAX: u32 = 10_000;
+/// Series that mature, for all others to be copies of them, and the observations that takes.
+const PATTERNS: u32 = 4096;
+const MATURE_OBSERVATIONS: i64 = 500;
 /// Bytes handed over at once, as a stream socket would.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// States that are on their way from memory at once.
@@ -40,7 +47,7 @@ pub struct BenchArgs {
     /// Series to score. Unless given: 1,000,000, halved until they take at most half of the free memory
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     series: Option<u32>,
-    /// How long to measure, half of it for each of the two numbers; the warm-up comes on top
+    /// How long to measure, half of it for each of the two numbers; maturing the series comes on top
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
 }
@@ -122,16 +129,11 @@ struct Scored {
 }
 
 fn measure_scoring(series: u32, time: Duration) -> anyhow::Result<(Effort, u64)> {
-    let mut states: Vec<Scored> = (0..series)
-        .map(|number| Scored { state: SeriesState::new(number), deviation: DeviationState::default() })
-        .collect();
     let settings = DeviationSettings::default();
     let mut values = Values::new();
-    let mut round = 0;
-    while round <= i64::from(WARM_UP_OBSERVATIONS) {
-        score_round(&mut states, &settings, &mut values, round, u64::from(series));
-        round += 1;
-    }
+    let mut states = mature(series.min(PATTERNS), &settings, &mut values);
+    fill_with_copies(&mut states, series as usize);
+    let mut round = MATURE_OBSERVATIONS;
     // Long rounds are cut, so that the time asked for is kept within a fraction of a second.
     let visits = u64::from(series).min(1 << 20);
     let mut effort = Effort::default();
@@ -140,6 +142,26 @@ fn measure_scoring(series: u32, time: Duration) -> anyhow::Result<(Effort, u64)>
         round += 1;
     }
     Ok((effort, resident_bytes()?))
+}
+
+/// So many series that have seen enough for their ranges to rest.
+fn mature(series: u32, settings: &DeviationSettings, values: &mut Values) -> Vec<Scored> {
+    let new = |number| Scored { state: SeriesState::new(number), deviation: DeviationState::default() };
+    let mut states: Vec<Scored> = (0..series).map(new).collect();
+    for round in 0..MATURE_OBSERVATIONS {
+        score_round(&mut states, settings, values, round, u64::from(series));
+    }
+    states
+}
+
+/// Copies the states over and over until there are so many.
+fn fill_with_copies(states: &mut Vec<Scored>, length: usize) {
+    let patterns = states.len();
+    states.reserve_exact(length - patterns);
+    while states.len() < length {
+        let more = patterns.min(length - states.len());
+        states.extend_from_within(..more);
+    }
 }
 
 /// Visits series in an order that looks random and meets each one once, a block after the other: while one is
@@ -159,7 +181,7 @@ fn score_round(
     while !next.is_empty() {
         let block = std::mem::replace(&mut next, order.block(&mut left, states));
         for place in block {
-            let value = values.next(place as u64, moment.local_s);
+            let value = values.next(place as u64 % u64::from(PATTERNS), moment.local_s);
             let one = &mut states[place];
             let score = one.state.update(moment, value, Learning::Normal);
             deviating += u64::from(one.deviation.step(settings, moment.at, value, &score, false).is_some());

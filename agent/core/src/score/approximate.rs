@@ -1,5 +1,5 @@
-//! Elementary functions from additions, multiplications and bit patterns alone, so that every target agrees
-//! on every bit.
+//! Elementary functions from additions, multiplications, comparisons and bit patterns alone, so that every target
+//! agrees on every bit.
 //!
 //! They must never call a fused multiply-add or the platform's libm. The hard case is the argument at the
 //! edge of the domain: `ln` is for finite, normal, positive numbers only and its callers see to that.
@@ -18,6 +18,36 @@ pub(super) fn ln(x: f32) -> f32 {
     exponent * core::f32::consts::LN_2 + p
 }
 
+/// The bounds of numbers, each one comparison that every processor has as one instruction.
+///
+/// Those of the standard library answer for what is not a number at several times the cost, and check that the bounds
+/// are in order. Here what is not a number becomes the bound.
+pub(crate) trait Bounded {
+    /// This or `least`, whichever is greater.
+    fn at_least(self, least: Self) -> Self;
+    /// This or `most`, whichever is less.
+    fn at_most(self, most: Self) -> Self;
+    /// This or the nearest between two bounds.
+    fn between(self, least: Self, most: Self) -> Self;
+}
+
+impl Bounded for f32 {
+    #[inline]
+    fn at_least(self, least: Self) -> Self {
+        if self > least { self } else { least }
+    }
+
+    #[inline]
+    fn at_most(self, most: Self) -> Self {
+        if self < most { self } else { most }
+    }
+
+    #[inline]
+    fn between(self, least: Self, most: Self) -> Self {
+        self.at_least(least).at_most(most)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,5 +59,14 @@ mod tests {
             assert!((ln(x) - x.ln()).abs() < 1.5e-4, "ln({x}) = {} instead of {}", ln(x), x.ln());
             x *= 1.07;
         }
+    }
+
+    #[test]
+    fn what_is_not_a_number_becomes_the_bound() {
+        assert_eq!([3.0, 0.5, -1.0].map(|x: f32| x.between(0.0, 1.0)), [1.0, 0.5, 0.0]);
+        assert_eq!(
+            (f32::NAN.at_least(2.0), f32::NAN.at_most(2.0), f32::NAN.between(1.0, 2.0)),
+            (2.0, 2.0, 1.0)
+        );
     }
 }

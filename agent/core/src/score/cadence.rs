@@ -4,6 +4,8 @@
 //! forget equally fast. The hard cases are clocks: stamps that repeat, run backwards or jump by months give a
 //! step within fixed bounds, and time that was counted once is not counted again.
 
+use super::approximate::Bounded;
+
 /// A step is at least this long, in seconds: repeated stamps teach almost nothing.
 const STEP_S_MIN: f32 = 0.1;
 /// And at most this long: a gap of months does not make one observation overwrite everything.
@@ -25,13 +27,22 @@ impl Stamp {
     /// Moves on to `now_ms` and gives the seconds passed, within bounds.
     #[inline]
     pub(super) fn advance(&mut self, now_ms: i64) -> f32 {
-        let now = now_ms.div_euclid(100) as u32;
+        let now = wrapping_quotient::<100>(now_ms);
         let tenths = now.wrapping_sub(self.0).cast_signed();
         if !(-LATE_TENTHS_MAX..0).contains(&tenths) {
             self.0 = now;
         }
-        (tenths as f32 * 0.1).clamp(STEP_S_MIN, STEP_S_MAX)
+        (tenths as f32 * 0.1).between(STEP_S_MIN, STEP_S_MAX)
     }
+}
+
+/// `x / N`, rounded down, of which only the lower 32 bits are kept.
+///
+/// The numerator is moved up to be positive: division of unsigned numbers by a constant is the cheaper one.
+#[inline]
+pub(super) const fn wrapping_quotient<const N: u64>(x: i64) -> u32 {
+    let moved_by = (1 << 63) / N;
+    ((x as u64).wrapping_add(moved_by * N) / N).wrapping_sub(moved_by) as u32
 }
 
 /// The share of an error that a mean with time constant `tau_s` takes up in one step: `step / (step + tau)`,
@@ -64,5 +75,12 @@ mod tests {
     fn a_rate_is_a_share() {
         assert!(rate(STEP_S_MIN, 1.0e6) > 0.0);
         assert!(rate(STEP_S_MAX, 1.0) < 1.0);
+    }
+
+    #[test]
+    fn a_quotient_is_rounded_down_on_either_side_of_zero() {
+        for x in [0, 1, 99, 100, -1, -100, -101, 1_748_822_400_123, -1_748_822_400_123] {
+            assert_eq!(wrapping_quotient::<100>(x), x.div_euclid(100) as u32, "{x}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! It must never remember anything: what was said before is the business of `rest`. The hard case is one scorer
 //! that alone sees a fault: a mean would drown it, so the most surprised one speaks.
 
-use super::approximate::ln;
+use super::approximate::{Bounded, ln};
 
 /// Beyond so many usual errors nothing gets worse.
 const ERROR_MAX: f32 = 1.0e6;
@@ -24,8 +24,8 @@ pub(super) struct Surprisals {
 impl Surprisals {
     /// The most surprised scorer.
     pub(super) fn most(self) -> f32 {
-        let weighted = (FORECAST_WEIGHT * self.forecast).max(DERIVATIVE_WEIGHT * self.derivative);
-        self.distribution.max(weighted).max(0.0)
+        let weighted = (FORECAST_WEIGHT * self.forecast).at_least(DERIVATIVE_WEIGHT * self.derivative);
+        self.distribution.at_least(weighted).at_least(0.0)
     }
 }
 
@@ -40,7 +40,7 @@ const MAGNITUDE_SHARE: f32 = 1.2;
 /// size of the error has neither.
 pub(super) fn severity(surprisal: f32, error: f32) -> f32 {
     // Not a number counts as the worst.
-    let magnitude = ln(1.0 + if error < ERROR_MAX { error.max(0.0) } else { ERROR_MAX });
+    let magnitude = ln(1.0 + if error < ERROR_MAX { error.at_least(0.0) } else { ERROR_MAX });
     NOVELTY_SHARE * surprisal + MAGNITUDE_SHARE * magnitude
 }
 
@@ -49,7 +49,7 @@ pub(super) fn severity(surprisal: f32, error: f32) -> f32 {
 /// The odds grow with the fourth power, which spreads the range that matters, 3 to 12 nats, over 0.03 to 0.90.
 #[inline]
 pub(super) fn score(surprisal: f32) -> f32 {
-    let odds = surprisal.max(0.0) * (1.0 / THRESHOLD);
+    let odds = surprisal.at_least(0.0) * (1.0 / THRESHOLD);
     let odds = odds * odds * odds * odds;
     odds / (1.0 + odds)
 }

@@ -3,7 +3,8 @@
 //! It must never see a season or a clock; it counts observations. The hard case is a trend that bends slowly:
 //! each step looks ordinary, and only the difference of two slow means gives it away.
 
-use super::histogram::{Draw, Histogram};
+use super::approximate::Bounded;
+use super::histogram::Histogram;
 
 /// Rates of the two moving averages: half-lives of 32 and 192 observations, `1 - 2^(-1/h)`.
 const RATE_FAST: f32 = 0.021_428;
@@ -23,16 +24,15 @@ impl Derivative {
         Derivative { fast: 0.0, slow: 0.0, changes: Histogram::new() }
     }
 
-    /// The surprisal, in nats, of the slow change at this value.
+    /// Moves both averages on; how far they are apart then.
     #[inline]
-    pub(super) fn step(&mut self, x: f32, draw: Draw) -> f32 {
-        let youth = 1.0 / draw.n as f32;
-        self.fast += (x - self.fast) * RATE_FAST.max(youth);
-        self.slow += (x - self.slow) * RATE_SLOW.max(youth);
-        self.changes.step(self.fast - self.slow, draw)
+    pub(super) fn step(&mut self, x: f32, youth: f32) -> f32 {
+        self.fast += (x - self.fast) * RATE_FAST.at_least(youth);
+        self.slow += (x - self.slow) * RATE_SLOW.at_least(youth);
+        self.fast - self.slow
     }
 
-    /// The histogram, for its upkeep.
+    /// What such differences have been.
     pub(super) fn changes(&mut self) -> &mut Histogram {
         &mut self.changes
     }

@@ -3,7 +3,7 @@
 //! It must never assume a shape of the distribution. The hard case is a value between two modes: well inside
 //! the range and yet never seen; the histogram knows, a mean and a deviation would not.
 
-use super::histogram::{Draw, Histogram};
+use super::histogram::Histogram;
 
 /// What the values of a series have been.
 #[repr(C)]
@@ -17,13 +17,7 @@ impl Distribution {
         Distribution { values: Histogram::new() }
     }
 
-    /// The surprisal, in nats, of this value.
-    #[inline]
-    pub(super) fn step(&mut self, x: f32, draw: Draw) -> f32 {
-        self.values.step(x, draw)
-    }
-
-    /// The histogram, for its upkeep.
+    /// How often each value was seen.
     pub(super) fn values(&mut self) -> &mut Histogram {
         &mut self.values
     }

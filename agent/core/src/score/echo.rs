@@ -6,6 +6,8 @@
 //! squares. It must never reach the expectation itself, which has to stay where it is during a fault, while this
 //! forecast follows one. The hard case is a lone outlier: it echoes only as far as usual errors go.
 
+use super::approximate::Bounded;
+
 /// Rates of the powers that normalise the learning, and of the usual error, for each observation.
 const POWER_RATE: f32 = 1.0 / 256.0;
 const USUAL_RATE: f32 = 1.0 / 100.0;
@@ -96,29 +98,29 @@ impl Echo {
         let error = lesson.error - ahead;
         let inside = error.abs() <= self.width * usual;
         let by = if inside { -OUTSIDE } else { 1.0 - OUTSIDE };
-        self.width = (self.width * (1.0 + WIDTH_RATE * by)).clamp(WIDTH_MIN, WIDTH_MAX);
+        self.width = (self.width * (1.0 + WIDTH_RATE * by)).between(WIDTH_MIN, WIDTH_MAX);
         let clipped = within(error, lesson.clip * usual);
         self.learn_weights(clipped, usual, lesson);
-        self.usual += USUAL_RATE.max(lesson.youth) * (clipped.abs() - self.usual);
+        self.usual += USUAL_RATE.at_least(lesson.youth) * (clipped.abs() - self.usual);
         let echo = if lesson.n <= YOUNG { lesson.error } else { ahead + within(error, ECHO_MAX * usual) };
         self.past = [echo, self.past[0]];
-        let step_s = lesson.step_s.clamp(0.5 * self.pitch_s, 2.0 * self.pitch_s + f32::MIN_POSITIVE);
+        let step_s = lesson.step_s.between(0.5 * self.pitch_s, 2.0 * self.pitch_s + f32::MIN_POSITIVE);
         let pitch_s = if lesson.n <= 2 { lesson.step_s } else { step_s };
-        self.pitch_s += lesson.youth.max(0.1) * (pitch_s - self.pitch_s);
+        self.pitch_s += lesson.youth.at_least(0.1) * (pitch_s - self.pitch_s);
     }
 
     #[inline]
     fn learn_weights(&mut self, error: f32, usual: f32, lesson: &Lesson) {
-        let rate = POWER_RATE.max(lesson.youth);
+        let rate = POWER_RATE.at_least(lesson.youth);
         // After a gap nothing is learned of how errors return after one step.
         let step = if self.fade(lesson.step_s) < 1.0 { 0.0 } else { WEIGHT_RATE };
         for (i, feature) in self.features().into_iter().enumerate() {
-            let feature = within(feature, (LESSON_MAX * usual).min(FEATURE_MAX));
+            let feature = within(feature, (LESSON_MAX * usual).at_most(FEATURE_MAX));
             self.powers[i] += rate * (feature * feature - self.powers[i]);
             let power = self.powers[i] + lesson.floor * lesson.floor + f32::MIN_POSITIVE;
             self.weights[i] += step * within(error * feature / power, LESSON_MAX);
         }
-        self.weights = [self.weights[0].clamp(0.0, 1.0), self.weights[1].clamp(-0.95, 0.95)];
+        self.weights = [self.weights[0].between(0.0, 1.0), self.weights[1].between(-0.95, 0.95)];
     }
 
     fn features(&self) -> [f32; 2] {
@@ -135,8 +137,8 @@ impl Echo {
 
 /// A number within `most` of zero.
 fn within(x: f32, most: f32) -> f32 {
-    let most = most.min(f32::MAX);
-    x.clamp(-most, most)
+    let most = most.at_most(f32::MAX);
+    x.between(-most, most)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! hard case is a series that stands still by nature, a slow gauge or one that rests at night: it has to be stuck
 //! for much longer than it ever was, after a whole day was seen, and a constant series never is.
 
-use super::approximate::ln;
+use super::approximate::{Bounded, ln};
 use super::rhythm::FORGET_RATE;
 
 /// The surprisal, in nats, of a run of equal values that counts as stuck.
@@ -69,7 +69,7 @@ impl FlatLine {
     pub(crate) fn observe(&mut self, value: f64, step_s: f32, ordinary: bool) -> bool {
         let bits = value.to_bits();
         let print = (bits ^ (bits >> 32)) as u32;
-        self.seen_s = (self.seen_s + step_s).min(SEEN_S_MIN);
+        self.seen_s = (self.seen_s + step_s).at_most(SEEN_S_MIN);
         self.longest -= step_s * FORGET_RATE * self.longest;
         if print != self.print {
             self.end_run();
@@ -98,7 +98,7 @@ impl FlatLine {
             }
         }
         // The run was one value that was new and `run` that repeated it.
-        self.repeats += (REPEAT_RATE * (run + 1.0)).min(0.1) * (run / (run + 1.0) - self.repeats);
+        self.repeats += (REPEAT_RATE * (run + 1.0)).at_most(0.1) * (run / (run + 1.0) - self.repeats);
         self.ended = self.ended.saturating_add(1);
         (self.run, self.run_s) = (0, 0.0);
     }

@@ -7,6 +7,7 @@
 //! errors. The hard case is counts that are small: the usual error is larger than the fault, and only sums over
 //! many series can tell.
 
+use super::approximate::Bounded;
 use super::cadence::rate;
 use super::echo::{self, Echo};
 use super::season::{self, Place, Season, Usual};
@@ -65,6 +66,8 @@ pub(super) struct Step {
     pub(super) step_s: f32,
     /// Number of observations with this one, from 1.
     pub(super) n: u16,
+    /// The inverse of that number.
+    pub(super) youth: f32,
     /// 32 uniform random bits.
     pub(super) random: u32,
     /// The series has been below zero.
@@ -143,12 +146,12 @@ impl Forecast {
             (self.level, self.size) = (x, x.abs());
         }
         let round = self.ask(step.moment);
-        let expected = if step.signed { round.blend } else { round.blend.max(0.0) };
+        let expected = if step.signed { round.blend } else { round.blend.at_least(0.0) };
         let residual = x - expected;
         let scale = self.scale_at(expected);
         let ahead = self.echo.ahead(step.step_s);
         let least = if step.signed { f32::MIN } else { ECHO_SHARE_MIN * expected };
-        let next = (expected + scale * ahead).max(least);
+        let next = (expected + scale * ahead).at_least(least);
         let band = scale * self.echo.band();
         let usual = self.usual * scale + self.error_floor();
         let pace = self.strain.observe(residual / usual, step.step_s, step.n);
@@ -175,12 +178,12 @@ impl Forecast {
         }
         // As many powers of two as it takes go into the unit, and what is left into the ratio.
         let factor = own / theirs * donor.ratio;
-        self.ratio = self.season.borrow(&donor.season, factor).clamp(1.0 / RATIO_MAX, RATIO_MAX);
+        self.ratio = self.season.borrow(&donor.season, factor).between(1.0 / RATIO_MAX, RATIO_MAX);
         // A borrowed season errs somewhat more than one of its own; what it is worth shows within hours.
         let relative = donor.season_error / (donor.size + f32::MIN_POSITIVE);
         self.season_error = BORROWED_ERROR * relative * self.size;
         self.usual = BORROWED_ERROR * donor.usual / (donor.size + f32::MIN_POSITIVE) * self.size;
-        self.novelty = donor.novelty.max(BORROWED_NOVELTY);
+        self.novelty = donor.novelty.at_least(BORROWED_NOVELTY);
     }
 
     /// Whether it has learned its seasons for long enough to lend them: a week.
@@ -199,7 +202,7 @@ impl Forecast {
         let place = Place::new(moment.local_s);
         let otherwise = if self.season.knows(place) { 0.0 } else { self.level / self.ratio };
         let usual = self.season.usual(place, otherwise);
-        let season = (usual.of_week * self.ratio).clamp(-SEASON_MAX, SEASON_MAX);
+        let season = (usual.of_week * self.ratio).between(-SEASON_MAX, SEASON_MAX);
         let blend = self.level + self.season_weight() * (season - self.level);
         Round { place, usual, season, blend }
     }
@@ -211,7 +214,7 @@ impl Forecast {
         let season = self.season_error + RESOLUTION * self.size;
         let share = season / (season + self.level_error + self.error_floor());
         // From 1 at two fifths to 0 at three fifths of both errors, smoothly.
-        let t = (3.0 - 5.0 * share).clamp(0.0, 1.0);
+        let t = (3.0 - 5.0 * share).between(0.0, 1.0);
         t * t * (3.0 - 2.0 * t)
     }
 
@@ -224,41 +227,41 @@ impl Forecast {
     /// square root of the size.
     fn scale_at(&self, expected: f32) -> f32 {
         let relative = expected.abs() / (self.size + 1.0e-18);
-        square_root(relative.clamp(1.0 / SCALE_MAX, SCALE_MAX))
+        square_root(relative.between(1.0 / SCALE_MAX, SCALE_MAX))
     }
 
-    fn learn_echo(&mut self, error: f32, ahead: f32, pace: Pace, step: &Step) {
-        let (floor, youth) = (self.error_floor(), 1.0 / f32::from(step.n));
+    fn learn_echo(&mut self, error: f32, ahead: f32, pace: &Pace, step: &Step) {
+        let (floor, youth) = (self.error_floor(), step.youth);
         let lesson = echo::Lesson { error, floor, step_s: step.step_s, n: step.n, youth, clip: pace.clip };
         self.echo.learn(ahead, &lesson);
     }
 
-    fn learn_errors(&mut self, x: f32, round: &Round, pace: Pace, step: &Step) {
+    fn learn_errors(&mut self, x: f32, round: &Round, pace: &Pace, step: &Step) {
         let (floor, rate) = (self.error_floor(), error_rate(pace, step));
         for (usual, said) in [(&mut self.level_error, self.level), (&mut self.season_error, round.season)] {
             *usual += rate * (clip(x - said, pace.clip, *usual + floor).abs() - *usual);
         }
         // A size that grows by no more than the errors do keeps out a lone outlier.
-        let size = x.abs().min(self.size + 2.0 * pace.clip.min(1.0e6) * (self.level_error + floor));
+        let size = x.abs().at_most(self.size + 2.0 * pace.clip.at_most(1.0e6) * (self.level_error + floor));
         self.size += rate * (size - self.size);
         self.strain.learn(rate);
     }
 
     /// Moves the level, and the ratio by least mean squares of the value on the profile.
-    fn learn_level(&mut self, x: f32, round: &Round, pace: Pace, usual: f32, step: &Step) {
+    fn learn_level(&mut self, x: f32, round: &Round, pace: &Pace, usual: f32, step: &Step) {
         let step_s = step.step_s * pace.level;
-        let level_rate = rate(step_s, LEVEL_TAU_S).max(youth(pace, step.n));
+        let level_rate = rate(step_s, LEVEL_TAU_S).at_least(youth(pace, step));
         self.level += level_rate * clip(x - self.level, pace.clip, self.level_error + self.error_floor());
         let profile = round.usual.of_week;
         let power = self.size * self.size + 0.1 * profile * profile + f32::MIN_POSITIVE;
         let error = clip(x - round.season, pace.clip, usual);
         let ratio = self.ratio + rate(step_s, RATIO_TAU_S) * (error * profile / power);
-        self.ratio = ratio.clamp(1.0 / RATIO_MAX, RATIO_MAX);
+        self.ratio = ratio.between(1.0 / RATIO_MAX, RATIO_MAX);
     }
 
-    fn learn_season(&mut self, x: f32, round: &Round, pace: Pace, step: &Step) {
+    fn learn_season(&mut self, x: f32, round: &Round, pace: &Pace, step: &Step) {
         let hours = step.step_s * (1.0 / HOUR_S);
-        let weekly = (7.0 * self.novelty).clamp(1.0 / VISITS_WEEK_MAX, 1.0);
+        let weekly = (7.0 * self.novelty).between(1.0 / VISITS_WEEK_MAX, 1.0);
         let new = self.novelty < DAY_NEW && weekly > WEEK_NEW;
         let (error, inverse) = (x - round.season, 1.0 / self.ratio);
         let clipped = clip(error, pace.clip, self.season_error + self.error_floor());
@@ -268,7 +271,7 @@ impl Forecast {
             week_error: if new { error } else { clipped } * inverse,
             begin: if known { 0.0 } else { self.begin(x, round.season, step) },
             least: LEAST_SHARE * self.size + f32::MIN_POSITIVE,
-            day_rate: share(hours * pace.day * self.novelty.max(1.0 / VISITS_DAY_MAX)),
+            day_rate: share(hours * pace.day * self.novelty.at_least(1.0 / VISITS_DAY_MAX)),
             week_rate: WEEK_SHARE * share(hours * weekly * if new { 1.0 } else { pace.week }),
             signed: step.signed,
             random: step.random,
@@ -276,7 +279,7 @@ impl Forecast {
         self.season.learn(round.place, round.usual, &lesson);
         // The inverse of a time that grows by the step.
         let novelty = self.novelty * (1.0 - share(self.novelty * step.step_s * (1.0 / DAY_S)));
-        self.novelty = novelty.max(1.0 / (7.0 * VISITS_WEEK_MAX));
+        self.novelty = novelty.at_least(1.0 / (7.0 * VISITS_WEEK_MAX));
     }
 
     /// Where an hour never seen begins, when `said` was forecast without it: near the value where an hour is a
@@ -285,17 +288,17 @@ impl Forecast {
     fn begin(&self, x: f32, said: f32, step: &Step) -> f32 {
         let share = rate(step.step_s, BEGIN_TAU_S);
         let bound = said.abs() + 4.0 * self.level_error;
-        (said + share * share * (x - said).clamp(-bound, bound)) / self.ratio
+        (said + share * share * (x - said).between(-bound, bound)) / self.ratio
     }
 }
 
 /// The least rate of a mean while it is over all observations so far.
-fn youth(pace: Pace, n: u16) -> f32 {
-    if n <= YOUTH { pace.level.min(1.0) / f32::from(n) } else { 0.0 }
+fn youth(pace: &Pace, step: &Step) -> f32 {
+    if step.n <= YOUTH { pace.level.at_most(1.0) * step.youth } else { 0.0 }
 }
 
-fn error_rate(pace: Pace, step: &Step) -> f32 {
-    rate(step.step_s * pace.errors, ERROR_TAU_S).max(youth(pace, step.n))
+fn error_rate(pace: &Pace, step: &Step) -> f32 {
+    rate(step.step_s * pace.errors, ERROR_TAU_S).at_least(youth(pace, step))
 }
 
 /// The share that a part has of itself and one.
@@ -311,6 +314,6 @@ fn square_root(x: f32) -> f32 {
 
 /// An error within `most` usual errors.
 fn clip(error: f32, most: f32, usual: f32) -> f32 {
-    let bound = (most * usual).min(f32::MAX);
-    error.clamp(-bound, bound)
+    let bound = (most * usual).at_most(f32::MAX);
+    error.between(-bound, bound)
 }

@@ -4,7 +4,7 @@
 //! never let one outlier blind it: a single value widens the range by a bounded factor, and a range whose mass
 //! sits in a few bins is narrowed again. The hard case is the first values, when there is no range yet.
 
-use super::approximate::ln;
+use super::approximate::{Bounded, ln};
 use super::morris;
 
 const BINS: usize = 56;
@@ -19,7 +19,7 @@ const TAPS: usize = 8;
 const LAST: f32 = BINS as f32 - 1.0 / 256.0;
 /// An `f32` near this has eight binary places, and above them room for so many bins.
 const PLACES: f32 = 32_768.0;
-const PLACES_BINS: usize = 64;
+const PLACES_BINS: u32 = 64;
 /// An `f32` just above this has sixteen binary places, ten more than are kept of the mean in the lower 12 bits.
 const MEAN_BASE: f32 = 128.0;
 const MEAN_CUT: u32 = 10;
@@ -27,7 +27,7 @@ const MEAN_MASK: u32 = 0xfff;
 /// Stands for the mass never seen: the surprisal of an empty neighbourhood is `ln(10 n)`.
 const UNSEEN: f32 = 0.1;
 /// While younger than this many values the range may widen without limit and leaves more room.
-const YOUNG: u32 = 40;
+const YOUNG: u16 = 40;
 /// Later, one value widens the range at most this many times; what lies outside counts in the edge bin.
 const WIDENING_MAX: f32 = 8.0;
 /// What is kept when counts are halved: a little less than half, so that a lone value rounds to none.
@@ -41,31 +41,91 @@ const NARROW_KEEP: f32 = 0.1;
 /// Slowest adaptation of the mean.
 const MEAN_RATE_MIN: f32 = 1.0e-3;
 
-/// What every histogram of a series needs to know of the present update.
+/// The streams of a series.
+pub(super) const STREAMS: usize = 3;
+/// A number for each of them, and one to spare: what every processor handles at once.
+type Lanes<T> = [T; STREAMS + 1];
+
+/// What the histograms of a series need to know of the present update.
 #[derive(Clone, Copy)]
 pub(super) struct Draw {
     /// Number of values with this one, from 1.
-    pub(super) n: u32,
-    /// `ln(n)`.
-    pub(super) ln_n: f32,
+    pub(super) n: u16,
+    /// Its inverse.
+    pub(super) youth: f32,
     /// 32 uniform random bits.
     pub(super) random: u32,
-    /// Rate of the mean: over all values, and no slower than [`MEAN_RATE_MIN`].
-    pub(super) mean_rate: f32,
 }
 
 impl Draw {
     /// The draw for the `n`th value, from 1.
     #[inline]
     pub(super) fn new(n: u16, random: u32) -> Self {
-        let count = f32::from(n);
-        Draw { n: u32::from(n), ln_n: ln(count), random, mean_rate: (1.0 / count).max(MEAN_RATE_MIN) }
+        Draw { n, youth: 1.0 / f32::from(n), random }
     }
 
-    /// The same with other bits, for another histogram of the same series.
-    pub(super) fn turned(self, by: u32) -> Self {
-        Draw { random: self.random.rotate_left(by), ..self }
+    /// Bits for each of the histograms.
+    #[inline]
+    fn randoms(self) -> Lanes<u32> {
+        [0, 11, 21, 0].map(|by| self.random.rotate_left(by))
     }
+}
+
+/// The surprisals of a value of each stream, in nats, under what was seen before; and then they count as seen.
+///
+/// All streams go side by side, so that what is the same for each is one instruction for all.
+#[inline]
+pub(super) fn step(
+    histograms: [&mut Histogram; STREAMS],
+    values: [f32; STREAMS],
+    draw: Draw,
+) -> [f32; STREAMS] {
+    let [x, y, z] = values;
+    let [a, b, c] = histograms;
+    let mut positions = [a.position(x), b.position(y), c.position(z), 0.0];
+    if draw.n == 1 || !positions.iter().all(|position| (0.0..=BINS as f32).contains(position)) {
+        positions = [a.reach(x, draw.n), b.reach(y, draw.n), c.reach(z, draw.n), 0.0];
+    }
+    let positions = positions.map(within);
+    let words = [a.scale_and_mean, b.scale_and_mean, c.scale_and_mean, 0];
+    let means = words.map(mean_position);
+    let windows = windows(positions, means);
+    let counts = [a.count_in(&windows, 0), b.count_in(&windows, 1), c.count_in(&windows, 2)];
+    // The logarithm of all values so far rides in the lane to spare.
+    let logarithms = [counts[0] + UNSEEN, counts[1] + UNSEEN, counts[2] + UNSEEN, f32::from(draw.n)].map(ln);
+    let (randoms, rate) = (draw.randoms(), draw.youth.at_least(MEAN_RATE_MIN));
+    let words: Lanes<u32> = core::array::from_fn(|i| {
+        with_mean(words[i], means[i] + (positions[i] - means[i]) * rate, randoms[i])
+    });
+    for (i, histogram) in [a, b, c].into_iter().enumerate() {
+        histogram.scale_and_mean = words[i];
+        histogram.count(bin(positions[i]), randoms[i]);
+    }
+    let [p, q, r, all] = logarithms;
+    [all - p, all - q, all - r]
+}
+
+/// Which counters are weighed for a value of each stream.
+struct Windows {
+    first: Lanes<u32>,
+    /// From the value to the middle of the first counter.
+    distance: Lanes<f32>,
+    /// What the weight loses for each bin away from the value.
+    falloff: Lanes<f32>,
+}
+
+#[inline]
+fn windows(positions: Lanes<f32>, means: Lanes<f32>) -> Windows {
+    let falloff = core::array::from_fn(|i| {
+        let bandwidth = BANDWIDTH + BANDWIDTH_PER_BIN * (positions[i] - means[i]).abs();
+        1.0 / bandwidth.at_most(BANDWIDTH_MAX)
+    });
+    let first = positions.map(|position| {
+        bits_of_bin((position - 0.5 * (TAPS as f32 - 1.0)).between(0.0, (BINS - TAPS) as f32))
+    });
+    // Of so small a number the signed conversion is the cheaper one.
+    let distance = core::array::from_fn(|i| first[i].cast_signed() as f32 + 0.5 - positions[i]);
+    Windows { first, distance, falloff }
 }
 
 /// Counters over a range, for one stream of numbers; 64 bytes.
@@ -84,23 +144,36 @@ impl Histogram {
         Histogram { low: 0.0, scale_and_mean: 0, counters: [0; BINS] }
     }
 
-    /// The surprisal of `x` in nats under what was seen before, and then `x` counts as seen.
-    #[inline]
-    pub(super) fn step(&mut self, x: f32, draw: Draw) -> f32 {
-        if draw.n == 1 {
+    /// Sees to it that the range holds `x`, as far as one value may widen it; where `x` lies then.
+    #[cold]
+    #[inline(never)]
+    fn reach(&mut self, x: f32, n: u16) -> f32 {
+        if n == 1 {
             self.begin(x);
+        } else if !(0.0..=BINS as f32).contains(&self.position(x)) {
+            self.widen(x, n);
         }
-        let mut position = self.position(x);
-        if !(0.0..=BINS as f32).contains(&position) {
-            self.widen(x, draw.n);
-            position = self.position(x);
-        }
-        let position = within(position);
-        let (bin, mean) = (bin(position), self.mean_position());
-        let surprisal = draw.ln_n - ln(self.count_around(position, mean) + UNSEEN);
-        self.counters[bin] = morris::increment(self.counters[bin], draw.random);
-        self.set_mean(mean + (position - mean) * draw.mean_rate, draw.random);
-        surprisal
+        self.position(x)
+    }
+
+    /// The mass in a window under a triangular kernel.
+    ///
+    /// The kernel lies around the position and not around its bin: where the edges of the bins happen to fall
+    /// must not decide. Always eight bins are weighed, those beyond the kernel by zero: a fixed amount of work
+    /// without branches.
+    #[inline]
+    fn count_in(&self, windows: &Windows, lane: usize) -> f32 {
+        let first = (windows.first[lane] as usize).min(BINS - TAPS);
+        let window = self.counters[first..].first_chunk().expect("the last window is whole");
+        let [a, b, c, d] = weigh(window, windows.distance[lane], windows.falloff[lane]);
+        (a + c) + (b + d)
+    }
+
+    /// Counts one value.
+    #[inline]
+    fn count(&mut self, bin: usize, random: u32) {
+        let counter = &mut self.counters[bin.min(BINS - 1)];
+        *counter = morris::increment(*counter, random);
     }
 
     /// The width of the range, in the units of the stream.
@@ -119,39 +192,11 @@ impl Histogram {
         (x - self.low) * self.bins_per_unit()
     }
 
-    #[inline]
-    fn mean_position(&self) -> f32 {
-        f32::from_bits(MEAN_BASE.to_bits() + ((self.scale_and_mean & MEAN_MASK) << MEAN_CUT)) - MEAN_BASE
-    }
-
-    /// Keeps the mean, rounded at random in proportion to what is cut off.
-    #[inline]
-    fn set_mean(&mut self, position: f32, random: u32) {
-        let mean = ((position + MEAN_BASE).to_bits() + (random >> (32 - MEAN_CUT))) >> MEAN_CUT;
-        self.scale_and_mean = self.scale_and_mean & !MEAN_MASK | mean & MEAN_MASK;
-    }
-
-    /// The mass around a position under a triangular kernel.
-    ///
-    /// The kernel lies around the position and not around its bin: where the edges of the bins happen to fall
-    /// must not decide. Always eight bins are weighed, those beyond the kernel by zero: a fixed amount of work
-    /// without branches.
-    #[inline]
-    fn count_around(&self, position: f32, mean: f32) -> f32 {
-        let bandwidth = BANDWIDTH + BANDWIDTH_PER_BIN * (position - mean).abs();
-        let falloff = 1.0 / bandwidth.min(BANDWIDTH_MAX);
-        let first = bin((position - 0.5 * (TAPS as f32 - 1.0)).max(0.0)).min(BINS - TAPS);
-        let distance = first as f32 + 0.5 - position;
-        let window = self.counters[first..].first_chunk().expect("the last window is whole");
-        let [a, b, c, d] = weigh(window, distance, falloff);
-        (a + c) + (b + d)
-    }
-
     #[cold]
     fn begin(&mut self, x: f32) {
-        let margin = (x.abs() * 0.01).max(1.0e-12);
+        let margin = (x.abs() * 0.01).at_least(1.0e-12);
         self.set_range(x - margin, x + margin);
-        self.set_mean(self.position(x), 0);
+        self.scale_and_mean = with_mean(self.scale_and_mean, self.position(x), 0);
     }
 
     fn high(&self) -> f32 {
@@ -164,16 +209,14 @@ impl Histogram {
     }
 
     /// Widens the range so that it holds `x`, or goes as far towards it as one value may.
-    #[cold]
-    #[inline(never)]
-    fn widen(&mut self, x: f32, n: u32) {
+    fn widen(&mut self, x: f32, n: u16) {
         let room = if n < YOUNG { 0.25 } else { 0.1 };
         let reach = if n < YOUNG { f32::MAX } else { WIDENING_MAX * self.range() };
         let (mut low, mut high) = (self.low, self.high());
         if x < low {
-            low = (x - room * (high - x)).max(low - reach);
+            low = (x - room * (high - x)).at_least(low - reach);
         } else {
-            high = (x + room * (x - low)).min(high + reach);
+            high = (x + room * (x - low)).at_most(high + reach);
         }
         self.rebin(low, high, 1.0, 1);
     }
@@ -206,10 +249,10 @@ impl Histogram {
     fn rebin(&mut self, low: f32, high: f32, keep: f32, parts: usize) {
         let (old_low, width) = (self.low, 1.0 / self.bins_per_unit());
         let (step, share) = (width / parts as f32, keep / parts as f32);
-        let mean = old_low + self.mean_position() * width;
+        let mean = old_low + mean_position(self.scale_and_mean) * width;
         let mut mass = [0.0_f32; BINS];
         self.set_range(low, high);
-        self.set_mean(within(self.position(mean)), 0);
+        self.scale_and_mean = with_mean(self.scale_and_mean, within(self.position(mean)), 0);
         for (i, c) in self.counters.into_iter().enumerate().filter(|(_, c)| *c > 0) {
             let first = old_low + i as f32 * width + 0.5 * step;
             for part in 0..parts {
@@ -234,16 +277,33 @@ fn weigh(window: &[u8; TAPS], distance: f32, falloff: f32) -> [f32; TAPS / 2] {
 
 /// A position, or the nearest within the range; the lowest for not-a-number.
 #[inline]
-#[expect(clippy::manual_clamp, reason = "`clamp` would hand on what is not a number")]
 fn within(position: f32) -> f32 {
-    position.max(0.0).min(LAST)
+    position.between(0.0, LAST)
 }
 
 /// The bin of a position within the range: the bits of this sum hold it with eight binary places, so that no
 /// conversion is needed.
 #[inline]
 fn bin(position: f32) -> usize {
-    ((position + PLACES).to_bits() >> 8) as usize % PLACES_BINS
+    bits_of_bin(position) as usize
+}
+
+#[inline]
+fn bits_of_bin(position: f32) -> u32 {
+    ((position + PLACES).to_bits() >> 8) % PLACES_BINS
+}
+
+/// The mean, in bins, that a word of scale and mean holds.
+#[inline]
+fn mean_position(word: u32) -> f32 {
+    f32::from_bits(MEAN_BASE.to_bits() + ((word & MEAN_MASK) << MEAN_CUT)) - MEAN_BASE
+}
+
+/// The word with another mean, rounded at random in proportion to what is cut off.
+#[inline]
+fn with_mean(word: u32, position: f32, random: u32) -> u32 {
+    let mean = ((position + MEAN_BASE).to_bits() + (random >> (32 - MEAN_CUT))) >> MEAN_CUT;
+    word & !MEAN_MASK | mean & MEAN_MASK
 }
 
 /// How many counters from one end hold at most `strays` together.
@@ -261,18 +321,25 @@ fn first_beyond<'a>(counters: impl Iterator<Item = &'a u8>, strays: f32) -> usiz
 mod tests {
     use super::*;
 
+    /// One stream that has no others beside it.
+    fn step_one(histogram: &mut Histogram, x: f32, draw: Draw) -> f32 {
+        let others = [&mut Histogram::new(), &mut Histogram::new()];
+        let [y, z] = others;
+        step([histogram, y, z], [x, 0.0, 0.0], draw)[0]
+    }
+
     fn feed(histogram: &mut Histogram, values: impl Iterator<Item = f32>) -> (u16, f32) {
         let (mut n, mut random, mut last) = (0, 1_u32, 0.0);
         for x in values {
             n += 1;
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            last = histogram.step(x, Draw::new(n, random));
+            last = step_one(histogram, x, Draw::new(n, random));
         }
         (n, last)
     }
 
     fn surprisal(histogram: &Histogram, n: u16, x: f32) -> f32 {
-        histogram.clone().step(x, Draw::new(n + 1, 0))
+        step_one(&mut histogram.clone(), x, Draw::new(n + 1, 0))
     }
 
     #[test]

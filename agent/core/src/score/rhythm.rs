@@ -4,6 +4,9 @@
 //! without a beat, or one that rests each night: it is silent only after a gap much longer than those that are usual
 //! for it, and a gap becomes usual when it has come twice.
 
+use super::approximate::Bounded;
+use super::cadence::wrapping_quotient;
+
 /// Observations before a gap means anything.
 const LEARNED: u16 = 24;
 /// A silence is longer than so many times the longest usual gap and so many times the mean one together.
@@ -57,7 +60,7 @@ impl Rhythm {
     #[inline]
     pub(crate) fn observe(&mut self, now_ms: i64) -> f32 {
         let gap_s = self.since_s(now_ms);
-        let step_s = gap_s.min(STEP_S_MAX);
+        let step_s = gap_s.at_most(STEP_S_MAX);
         self.last_s = seconds(now_ms);
         if self.seen == 0 {
             self.seen = 1;
@@ -67,7 +70,7 @@ impl Rhythm {
             self.learn_long(gap_s);
         }
         let share = if self.seen <= YOUTH { 1.0 / f32::from(self.seen) } else { MEAN_RATE };
-        self.mean_s += share * (gap_s.min(self.longest_s) - self.mean_s);
+        self.mean_s += share * (gap_s.at_most(self.longest_s) - self.mean_s);
         let forgotten = step_s * FORGET_RATE;
         self.longest_s -= forgotten * self.longest_s;
         self.once_s -= forgotten * self.once_s;
@@ -95,10 +98,10 @@ impl Rhythm {
 
     /// How long the series has been silent when the time is `now_ms` and nothing came.
     pub(crate) fn ask(&self, now_ms: i64, least_s: f32) -> Gap {
-        let (gap_s, silent_s) = (self.since_s(now_ms), self.silent_s().max(least_s));
+        let (gap_s, silent_s) = (self.since_s(now_ms), self.silent_s().at_least(least_s));
         match () {
             () if self.seen < LEARNED || gap_s <= silent_s => Gap::Usual,
-            () if gap_s > GONE_S.max(GONE_FACTOR * silent_s) => Gap::Gone,
+            () if gap_s > GONE_S.at_least(GONE_FACTOR * silent_s) => Gap::Gone,
             () => Gap::Silent { gap_s, usual_s: self.longest_s },
         }
     }
@@ -113,13 +116,13 @@ impl Rhythm {
     }
 
     fn since_s(&self, now_ms: i64) -> f32 {
-        (seconds(now_ms).wrapping_sub(self.last_s).cast_signed() as f32).clamp(0.0, GAP_S_MAX)
+        (seconds(now_ms).wrapping_sub(self.last_s).cast_signed() as f32).between(0.0, GAP_S_MAX)
     }
 }
 
 /// Seconds of Unix time, wrapping: only differences count.
 fn seconds(ms: i64) -> u32 {
-    ms.div_euclid(1_000) as u32
+    wrapping_quotient::<1_000>(ms)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@
 //! precision in so few bits: numbers are rounded at random in proportion to what is cut off, so that small
 //! corrections arrive on average.
 
+use super::approximate::Bounded;
+
 /// Hours of a day and of a week.
 const DAY: usize = 24;
 const WEEK: usize = 168;
@@ -15,6 +17,8 @@ const WEEK: usize = 168;
 const HOUR_S: i64 = 3_600;
 /// The Unix epoch was a Thursday; the week here begins with it.
 const WEEK_S: i64 = WEEK as i64 * HOUR_S;
+/// So many weeks that hardly any time is that long before the epoch.
+const WEEKS: i64 = i64::MAX / WEEK_S;
 
 /// An hour of the day counts units of a power of two that all hours share, like the samples of a sound.
 type Short = i16;
@@ -39,16 +43,22 @@ const FACTOR_MIN: f32 = 0.1;
 const FALL_MAX: f32 = 0.5;
 const RISE_MAX: f32 = 2.0;
 
+/// The bits of 1, and a number so large that those near it have no binary places: their bits are integers.
+const ONE_BITS: u32 = 0x3f80_0000;
+const WHOLE: f32 = 12_582_912.0;
+
 /// `2^exponent` within the range of normal numbers.
 fn power_of_two(exponent: i32) -> f32 {
     f32::from_bits(((127 + exponent) as u32) << 23)
 }
 
-/// A number as an integer, rounded down after a random share of one was added; beyond 16 bits somewhere beyond.
+/// A number as an integer, up or down at random in proportion to what is cut off; beyond 16 bits somewhere beyond.
+#[inline]
 fn round(x: f32, random: u32) -> i32 {
-    let share = (random & 0xffff) as f32 * (1.0 / 65_536.0);
-    // The shift keeps the number positive, where truncation rounds down.
-    (x.clamp(-40_000.0, 40_000.0) + share + 65_536.0) as i32 - 65_536
+    // Between -1/2 and 1/2: the bits of a number between 1 and 2, less what is too much.
+    let share = f32::from_bits(ONE_BITS | (random & 0xffff) << 7) - 1.5;
+    let whole = x.between(-40_000.0, 40_000.0) + share + WHOLE;
+    (whole.to_bits().wrapping_sub(WHOLE.to_bits())).cast_signed()
 }
 
 /// The exponent of the unit in which `x` has `BITS` bits.
@@ -71,13 +81,16 @@ impl Place {
     /// The place of a local time.
     #[inline]
     pub(super) fn new(local_s: i64) -> Self {
-        // In 32 bits from here, where division by a constant is cheap.
-        let since_middle = (local_s.rem_euclid(WEEK_S) + WEEK_S - HOUR_S / 2) as u32 % WEEK_S as u32;
+        // Many weeks later, so that no time of use is negative: the remainder of an unsigned number is cheap.
+        let since_middle =
+            (local_s as u64).wrapping_add((WEEKS * WEEK_S - HOUR_S / 2) as u64) % WEEK_S as u64;
+        let since_middle = since_middle as u32;
         let before = since_middle / HOUR_S as u32;
-        let after = if before + 1 == WEEK as u32 { 0 } else { before + 1 };
         let share = (since_middle - before * HOUR_S as u32) as f32 * (1.0 / HOUR_S as f32);
-        let day = [before, after].map(|hour| (hour % DAY as u32) as u8);
-        Place { week: [before as u8, after as u8], day, shares: [1.0 - share, share] }
+        let next = |hour: u32, hours: usize| if hour + 1 == hours as u32 { 0 } else { hour + 1 };
+        let (day, week) = (before % DAY as u32, before);
+        let pair = |hour, hours| [hour as u8, next(hour, hours) as u8];
+        Place { week: pair(week, WEEK), day: pair(day, DAY), shares: [1.0 - share, share] }
     }
 }
 
@@ -163,8 +176,8 @@ impl Season {
     /// Moves both hours around a place, of the day and of the week, towards a value.
     #[inline]
     pub(super) fn learn(&mut self, place: Place, usual: Usual, lesson: &Lesson) {
-        let size = usual.of_day.abs().max(lesson.least);
-        let week_error = lesson.week_error.clamp(-FALL_MAX * size, RISE_MAX * size);
+        let size = usual.of_day.abs().at_least(lesson.least);
+        let week_error = lesson.week_error.between(-FALL_MAX * size, RISE_MAX * size);
         let units = lesson.week_rate * (week_error / size) * power_of_two(i32::from(self.precision));
         for side in 0..2 {
             let (share, random) = (place.shares[side], lesson.random >> (16 * side));
@@ -186,7 +199,7 @@ impl Season {
     #[inline]
     fn move_day(&mut self, hour: usize, by: f32, signed: bool, random: u32) {
         let wanted = f32::from(self.day[hour]) + by * power_of_two(-i32::from(self.exponent));
-        let wanted = if signed { wanted } else { wanted.max(0.0) };
+        let wanted = if signed { wanted } else { wanted.at_least(0.0) };
         let whole = round(wanted, random);
         self.day[hour] = whole.clamp(-32_767, 32_767) as Short;
         if whole.abs() > 32_767 {
@@ -221,7 +234,7 @@ impl Season {
     #[inline]
     fn move_week(&mut self, hour: usize, units: f32, random: u32) {
         let least = (FACTOR_MIN - 1.0) * power_of_two(i32::from(self.precision));
-        let whole = round((f32::from(self.week[hour]) + units).max(least), random);
+        let whole = round((f32::from(self.week[hour]) + units).at_least(least), random);
         self.week[hour] = whole.clamp(-127, 127) as i8;
         if whole.abs() > 127 {
             self.coarsen_week();

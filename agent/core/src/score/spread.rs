@@ -4,6 +4,7 @@
 //! business. The hard case is a heavy tail, where one error outweighs a hundred: an error counts as at most a few
 //! usual ones, so that only many of them together raise the mean.
 
+use super::approximate::Bounded;
 use super::cadence::rate;
 
 /// Time constant, in seconds, of the recent mean, and the least and the most that one error weighs in it.
@@ -58,21 +59,21 @@ impl Spread {
     /// Takes in an error of the forecast whose usual size is `usual`, `step_s` seconds after the one before.
     #[inline]
     pub(crate) fn observe(&mut self, error: f32, usual: f32, step_s: f32) -> Width {
-        let size = (error.abs() / (usual + f32::MIN_POSITIVE)).min(ERROR_MAX);
+        let size = (error.abs() / (usual + f32::MIN_POSITIVE)).at_most(ERROR_MAX);
         self.seen = self.seen.saturating_add(1);
         self.seen_s = self.seen_s.saturating_add(step_s as u16);
-        let steady = (step_s * USUAL_RATE).min(0.3);
+        let steady = (step_s * USUAL_RATE).at_most(0.3);
         let known = if self.seen <= YOUTH { 1.0 / f32::from(self.seen) } else { steady };
-        let recent_rate = rate(step_s, RECENT_TAU_S).clamp(RECENT_RATE_MIN, RECENT_RATE_MAX);
+        let recent_rate = rate(step_s, RECENT_TAU_S).between(RECENT_RATE_MIN, RECENT_RATE_MAX);
         self.recent += recent_rate * (size - self.recent);
         let away = self.recent - self.usual;
         let least = (WHITE_SWING + WHITE_SWING_RATE * recent_rate) * self.usual;
-        let far = SWINGS * self.swing.max(least);
+        let far = SWINGS * self.swing.at_least(least);
         let most = far + (WILDER - 1.0) * self.usual;
         let width = self.judge(away, far, most);
         // While it is unusual, what is usual learns slowly, and so within days all the same.
-        self.usual += known * (size.min(self.usual + most) - self.usual);
-        self.swing += known * (away.abs().min(most) - self.swing);
+        self.usual += known * (size.at_most(self.usual + most) - self.usual);
+        self.swing += known * (away.abs().at_most(most) - self.swing);
         width
     }
 

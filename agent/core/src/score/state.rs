@@ -3,12 +3,13 @@
 //! It must never grow, allocate or give a number that is not finite, whatever comes in. The hard case is
 //! recovery: after any garbage the state has to become useful again by itself.
 
+use super::approximate::Bounded;
 use super::cadence::Stamp;
 use super::combine::{Surprisals, score};
 use super::derivative::Derivative;
 use super::distribution::Distribution;
 use super::forecast::{Forecast, Forecasted, Step};
-use super::histogram::{Draw, Histogram};
+use super::histogram::{self, Draw, Histogram};
 use super::{Direction, Learning, Moment, Score};
 
 /// Observations that only teach: until then nothing is reported.
@@ -88,14 +89,16 @@ impl SeriesState {
             moment,
             step_s,
             n: self.n,
+            youth: draw.youth,
             random: draw.random.rotate_left(5),
             signed: self.signed,
             learning,
         };
-        let distribution = self.distribution.step(x, draw);
-        let derivative = self.derivative.step(x, draw.turned(11));
+        let change = self.derivative.step(x, draw.youth);
         let forecasted = self.forecast.step(x, &step);
-        let forecast = self.residuals.step(forecasted.residual, draw.turned(21));
+        let histograms = [self.distribution.values(), self.derivative.changes(), &mut self.residuals];
+        let [distribution, derivative, forecast] =
+            histogram::step(histograms, [x, change, forecasted.residual], draw);
         self.report(Surprisals { forecast, derivative, distribution }, forecasted)
     }
 
@@ -133,7 +136,7 @@ impl SeriesState {
             self.each_histogram(Histogram::narrow);
         }
         self.n += 1;
-        let step_s = self.last.advance(now_ms).min(STEP_S_MAX);
+        let step_s = self.last.advance(now_ms).at_most(STEP_S_MAX);
         if self.n == 1 { 0.0 } else { step_s }
     }
 
@@ -142,7 +145,7 @@ impl SeriesState {
     #[inline]
     fn look_back(&mut self, x: f32) {
         let (low, high) = if self.n % STRETCH == 1 { (x, x) } else { self.stretch };
-        self.stretch = (low.min(x), high.max(x));
+        self.stretch = (low.at_most(x), high.at_least(x));
         if self.n.is_multiple_of(STRETCH) && self.is_foreign() {
             *self = SeriesState { last: self.last, n: 1, ..SeriesState::new(self.random) };
             self.stretch = (x, x);

@@ -4,6 +4,7 @@
 //! forecast that is always a little off is not under strain. The hard case is a fault against a new level; both
 //! look alike at first, and only time tells: until `PATIENCE_S` learning nearly rests, after it, it hurries.
 
+use super::approximate::Bounded;
 use super::cadence;
 
 /// Time constant, in seconds, of the mean of recent errors.
@@ -76,28 +77,28 @@ impl Strain {
     /// Takes in one error, in usual errors, as the `n`th observation, `step_s` seconds after the one before,
     /// and says how to learn from it.
     #[inline]
-    pub(super) fn observe(&mut self, error: f32, step_s: f32, n: u16) -> Pace {
-        let rate = cadence::rate(step_s, RECENT_TAU_S).clamp(RECENT_RATE_MIN, RECENT_RATE_MAX);
+    pub(super) fn observe(&mut self, error: f32, step_s: f32, n: u16) -> &'static Pace {
+        let rate = cadence::rate(step_s, RECENT_TAU_S).between(RECENT_RATE_MIN, RECENT_RATE_MAX);
         // The first errors have no usual size to be compared with.
         let rate = if n <= STARTING { 0.0 } else { rate };
-        self.recent += rate * (error.clamp(-ERROR_MAX, ERROR_MAX) - self.recent);
+        self.recent += rate * (error.between(-ERROR_MAX, ERROR_MAX) - self.recent);
         let abnormal = error.abs() > ABNORMAL_ERROR || self.size().abs() > ABNORMAL_STRAIN;
         let passed_s = if abnormal { step_s } else { -step_s };
-        let abnormal_s = (self.abnormal_s + passed_s).max(0.0);
+        let abnormal_s = (self.abnormal_s + passed_s).at_least(0.0);
         let over = abnormal && abnormal_s > PATIENCE_S;
         self.abnormal_s = if over { PATIENCE_S + PATIENCE_OVER_S } else { abnormal_s };
         match () {
-            () if n <= YOUNG => BEGINNING,
-            () if self.abnormal_s > PATIENCE_S => HASTY,
-            () if abnormal => CAUTIOUS,
-            () => ORDINARY,
+            () if n <= YOUNG => &BEGINNING,
+            () if self.abnormal_s > PATIENCE_S => &HASTY,
+            () if abnormal => &CAUTIOUS,
+            () => &ORDINARY,
         }
     }
 
     /// Learns what is usual, robustly.
     #[inline]
     pub(super) fn learn(&mut self, rate: f32) {
-        let size = self.recent.abs().min(ABNORMAL_STRAIN * self.usual_or_floor());
+        let size = self.recent.abs().at_most(ABNORMAL_STRAIN * self.usual_or_floor());
         self.usual += rate * (size - self.usual);
     }
 
@@ -122,17 +123,17 @@ mod tests {
     #[test]
     fn noise_is_ordinary() {
         let mut strain = settled();
-        assert_eq!(strain.observe(1.0, 300.0, 1_000), ORDINARY);
+        assert_eq!(strain.observe(1.0, 300.0, 1_000), &ORDINARY);
         assert!(strain.size().abs() < 1.0);
     }
 
     #[test]
     fn a_fault_is_met_with_caution_and_a_new_level_with_haste() {
         let mut strain = settled();
-        let paces: [Pace; 120] = core::array::from_fn(|_| strain.observe(-8.0, 300.0, 1_000));
-        assert_eq!(paces[0], CAUTIOUS);
-        assert_eq!(paces[6 * 12], CAUTIOUS, "six hours");
-        assert_eq!(paces[9 * 12], HASTY, "nine hours");
+        let paces: [&Pace; 120] = core::array::from_fn(|_| strain.observe(-8.0, 300.0, 1_000));
+        assert_eq!(paces[0], &CAUTIOUS);
+        assert_eq!(paces[6 * 12], &CAUTIOUS, "six hours");
+        assert_eq!(paces[9 * 12], &HASTY, "nine hours");
         assert!(strain.size() < -5.0);
     }
 
@@ -142,6 +143,6 @@ mod tests {
         for _ in 0..12 {
             strain.observe(-2.5, 300.0, 1_000);
         }
-        assert_eq!(strain.observe(-2.5, 300.0, 1_000), CAUTIOUS);
+        assert_eq!(strain.observe(-2.5, 300.0, 1_000), &CAUTIOUS);
     }
 }

@@ -3,6 +3,7 @@
 //! It must never judge a single zero by itself: it adds up what the run of zeros should have held. The hard case is a
 //! night, when zeros are many: the sum then grows slowly, and is compared with the most that any run ever missed.
 
+use super::approximate::Bounded;
 use super::rhythm::FORGET_RATE;
 
 /// What one zero misses, in nats, for a Poisson count: its mean; from the forecast and its usual error, since the
@@ -33,12 +34,12 @@ impl Vanish {
         self.most -= step_s * FORGET_RATE * self.most;
         if value != 0.0 {
             // A run that was told raises the bar a little, so that what happens each night is told a few times only.
-            self.most = self.most.max(self.missed.min(WORSE * self.most + WORSE_BY));
+            self.most = self.most.at_least(self.missed.at_most(WORSE * self.most + WORSE_BY));
             self.missed = 0.0;
             return false;
         }
-        let share = expected.max(0.0) / (usual + f32::MIN_POSITIVE);
-        self.missed += (NATS * (share * share).min(1.0e6)).min(NATS_MAX);
+        let share = expected.at_least(0.0) / (usual + f32::MIN_POSITIVE);
+        self.missed += (NATS * (share * share).at_most(1.0e6)).at_most(NATS_MAX);
         self.missed > WORSE * self.most + WORSE_BY
     }
 }
