@@ -14,6 +14,11 @@ fn nothing_is_lost_or_doubled_through_kills_of_the_broker_over_mqtt_5() {
     through_kills_of_the_broker("5");
 }
 
+#[test]
+fn nothing_is_lost_or_doubled_through_kills_of_the_broker_over_mqtt_3() {
+    through_kills_of_the_broker("3.1.1");
+}
+
 fn through_kills_of_the_broker(version: &str) {
     let mut stage = Stage::set(version);
     stage.send(20);
@@ -32,6 +37,40 @@ fn through_kills_of_the_broker(version: &str) {
     assert_eq!(stage.agent("vedette_agent_records_dropped_total"), 0);
     assert_eq!(stage.aggregator("core_left_out_total{reason=\"missing\"}"), 0);
     stage.stop();
+}
+
+#[test]
+fn an_aggregator_that_was_killed_finds_its_agents_again() {
+    let mut stage = Stage::set("5");
+    stage.send(20);
+    drained(&stage, 2);
+    stage.kill_aggregator();
+    let delivered = stage.agent("vedette_agent_records_delivered_total");
+    let before = stage.made();
+    eventually("records while the aggregator is away", 30, || {
+        stage.send(1);
+        (stage.made() >= before + 4).then_some(())
+    });
+    assert!(stage.spooled() >= 4, "the broker's word frees nothing");
+    stage.start_aggregator();
+    eventually("an empty spool", 90, || (stage.spooled() == 0).then_some(()));
+    // The former process had committed what the agent had heard of, and at most what was on its way beyond that.
+    eventually("what was delivered since, applied", 10, || {
+        let since = stage.agent("vedette_agent_records_delivered_total") - delivered;
+        let applied = stage.aggregator("core_summaries_total");
+        (applied.abs_diff(since) <= 2).then_some(())
+    });
+    stage.stop();
+}
+
+#[test]
+fn certificates_of_the_aggregator_open_the_broker_when_quic_fails() {
+    for version in ["5", "3.1.1"] {
+        let stage = Stage::set_with_tls(version);
+        stage.send(20);
+        drained(&stage, 2);
+        stage.stop();
+    }
 }
 
 /// Waits until at least `least` records were made and all of them are delivered, each applied once.

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::Command;
 
 use vedette_tests::rig::{Process, eventually, free_address, get, program};
 
@@ -29,15 +30,44 @@ pub(crate) struct Stage {
     lines: SocketAddr,
     http: SocketAddr,
     agent_http: SocketAddr,
+    quic: SocketAddr,
+    way: Way,
     folder: tempfile::TempDir,
 }
 
+/// How the broker is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Tcp,
+    /// With certificates on both sides, and access rules that hold each agent to its topics.
+    Tls,
+}
+
 impl Stage {
-    /// Starts everything, over this version of MQTT.
+    /// Starts everything, over TCP with this version of MQTT.
     pub(crate) fn set(version: &str) -> Self {
+        let mut stage = Self::prepare(version, Way::Tcp);
+        stage.start_broker(Session::Lost);
+        stage.start_aggregator();
+        stage.start_agent();
+        stage
+    }
+
+    /// Starts everything, over TLS; the certificates of agent and aggregator come from the aggregator's CA.
+    pub(crate) fn set_with_tls(version: &str) -> Self {
+        let mut stage = Self::prepare(version, Way::Tls);
+        stage.start_aggregator();
+        stage.enroll();
+        stage.make_broker_certificate();
+        stage.start_broker(Session::Lost);
+        stage.start_agent();
+        stage
+    }
+
+    fn prepare(version: &str, way: Way) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let [broker_address, quic, http, lines, agent_http] = std::array::from_fn(|_| free_address());
-        let mut stage = Self {
+        let stage = Self {
             agent: None,
             aggregator: None,
             broker: None,
@@ -45,14 +75,50 @@ impl Stage {
             lines,
             http,
             agent_http,
+            quic,
+            way,
             folder,
         };
-        stage.write("aggregator.toml", &stage.aggregator_config(quic, version));
+        stage.write("aggregator.toml", &stage.aggregator_config(version));
         stage.write("agent.toml", &stage.agent_config(version));
-        stage.start_broker(Session::Lost);
-        stage.start_aggregator();
-        stage.start_agent();
         stage
+    }
+
+    fn enroll(&self) {
+        let at = |name: &str| self.folder.path().join(name).to_str().unwrap().to_owned();
+        let (aggregator, agent, quic) = (at("aggregator.toml"), at("agent.toml"), self.quic.to_string());
+        let create = ["token", "create", "--region", "uk", "--config", &aggregator];
+        let token = run(&program("vedette-aggregator"), &create);
+        let enroll = ["enroll", "--aggregator", &quic, "--token", token.trim(), "--config", &agent];
+        run(&program("vedette-agent"), &enroll);
+    }
+
+    /// A certificate for the broker, of an authority of its own.
+    fn make_broker_certificate(&self) {
+        let at = |name: &str| self.folder.path().join(name).to_str().unwrap().to_owned();
+        self.write("san.ext", "subjectAltName=IP:127.0.0.1\n");
+        let openssl = |line: String| run(Path::new("openssl"), &line.split(' ').collect::<Vec<_>>());
+        let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        let (key, ca, request) = (at("ca.key"), at("broker-ca.pem"), at("broker.csr"));
+        openssl(format!("req -x509 {new_key} -days 2 -subj /CN=broker-ca -keyout {key} -out {ca}"));
+        openssl(format!("req {new_key} -subj /CN=broker -keyout {} -out {request}", at("broker.key")));
+        let signed = format!("-extfile {} -out {}", at("san.ext"), at("broker.crt"));
+        openssl(format!("x509 -req -in {request} -CA {ca} -CAkey {key} -CAcreateserial -days 2 {signed}"));
+        let rules =
+            "user vedette-aggregator\ntopic readwrite vedette/v1/#\npattern readwrite vedette/v1/+/%u/#\n";
+        self.write("acl", rules);
+    }
+
+    /// The broker's part of the configs of agent and aggregator.
+    fn broker_keys(&self, version: &str) -> String {
+        let broker = self.broker_address;
+        match self.way {
+            Way::Tcp => format!("url = \"mqtt://{broker}\"\nversion = \"{version}\"\n"),
+            Way::Tls => format!(
+                "url = \"mqtts://{broker}\"\nversion = \"{version}\"\nca_file = {:?}\n",
+                self.folder.path().join("broker-ca.pem")
+            ),
+        }
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -81,6 +147,10 @@ impl Stage {
     pub(crate) fn start_aggregator(&mut self) {
         self.aggregator = Some(self.start("vedette-aggregator", "aggregator"));
         eventually("the aggregator", 30, || is_ready(self.http));
+    }
+
+    pub(crate) fn kill_aggregator(&mut self) {
+        self.aggregator.take().unwrap().kill();
     }
 
     pub(crate) fn start_agent(&mut self) {
@@ -135,21 +205,29 @@ impl Stage {
     }
 
     fn broker_config(&self) -> String {
+        let folder = self.folder.path().display();
+        let login = match self.way {
+            Way::Tcp => "allow_anonymous true\n".to_owned(),
+            Way::Tls => format!(
+                "certfile {folder}/broker.crt\nkeyfile {folder}/broker.key\ncafile {folder}/agent/ca.crt\n\
+                 require_certificate true\nuse_identity_as_username true\nacl_file {folder}/acl\n"
+            ),
+        };
         format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n\
+            "listener {port} 127.0.0.1\n{login}user root\npersistence true\n\
              persistence_location {folder}/\nautosave_on_changes true\nautosave_interval 1\n",
             port = self.broker_address.port(),
-            folder = self.folder.path().display(),
         )
     }
 
-    fn aggregator_config(&self, quic: SocketAddr, version: &str) -> String {
+    fn aggregator_config(&self, version: &str) -> String {
         format!(
             "state_dir = {state:?}\n[listen]\nquic = \"{quic}\"\nhttp = \"{http}\"\n\
-             [listen.mqtt]\nurl = \"mqtt://{broker}\"\nversion = \"{version}\"\n",
+             [listen.mqtt]\n{broker}",
             state = self.folder.path().join("aggregator"),
+            quic = self.quic,
             http = self.http,
-            broker = self.broker_address,
+            broker = self.broker_keys(version),
         )
     }
 
@@ -159,11 +237,16 @@ impl Stage {
              [source.host]\nenabled = false\n[source.statsd]\nenabled = false\n\
              [source.line_protocol]\ntcp = \"{lines}\"\nudp = \"{lines}\"\n\
              [window]\nwindow_ms = 1000\nlateness_ms = 0\n[limits]\nseries_max = 100\n\
-             [uplink]\nkind = \"mqtt\"\n[uplink.mqtt]\nurl = \"mqtt://{broker}\"\nversion = \"{version}\"\n\
+             [uplink]\n{kind}[uplink.mqtt]\n{broker}\
              [http]\nlisten = \"{http}\"\n",
             state = self.folder.path().join("agent"),
             lines = self.lines,
-            broker = self.broker_address,
+            kind = match self.way {
+                Way::Tcp => "kind = \"mqtt\"\n",
+                // Nobody answers at that address.
+                Way::Tls => "kind = [\"quic\", \"mqtt\"]\naddress = \"127.0.0.1:9\"\n",
+            },
+            broker = self.broker_keys(version),
             http = self.agent_http,
         )
     }
@@ -178,4 +261,10 @@ fn sum(http: SocketAddr, name: &str) -> u64 {
     let text = get(http, "/metrics").map(|(_, body)| body).unwrap_or_default();
     let lines = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
+}
+
+fn run(program: &Path, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
