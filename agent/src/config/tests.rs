@@ -69,3 +69,32 @@ fn metrics_become_rules_and_the_narrowest_counts_first() {
     let errors = errors("[metrics.\"a*b\"]\ncounter = true\n[metrics.ok]\nalarm_on = \"fall\"\n");
     assert!(errors.iter().any(|error| error.contains("metrics.ok.alarm_on")), "{errors:?}");
 }
+
+#[test]
+fn one_way_or_two_lead_to_the_aggregator() {
+    let kind = |text: &str| Config::parse(Path::new("a"), text).unwrap().uplink.kind;
+    assert_eq!(kind("").after(1), Transport::Quic);
+    assert_eq!(kind("uplink.kind = \"mqtt\"").after(3), Transport::Mqtt);
+    let both = kind("uplink.kind = [\"quic\", \"mqtt\"]");
+    assert_eq!(
+        [0, 1, 2].map(|failures| both.after(failures)),
+        [Transport::Quic, Transport::Mqtt, Transport::Quic]
+    );
+    for wrong in ["\"carrier-pigeon\"", "[]", "[\"mqtt\", \"mqtt\"]", "3"] {
+        let found = errors(&format!("[uplink]\nkind = {wrong}\n"));
+        assert!(found.len() == 1 && found[0].starts_with("agent.toml:2: uplink.kind: "), "{found:?}");
+    }
+}
+
+#[test]
+fn a_broker_is_checked_and_weighed() {
+    let text = "[tags]\nregion = \"a/b\"\n[uplink]\nkind = \"mqtt\"\n[uplink.mqtt]\nurl = \"broker:1883\"\n\
+                version = \"4\"\npassword_file = \"/p\"\nkeep_alive_s = 1\n";
+    let found = errors(text);
+    let keys = ["tags.region", "uplink.mqtt.url", "uplink.mqtt.version", "uplink.mqtt.password_file"];
+    for key in keys.into_iter().chain(["uplink.mqtt.keep_alive_s"]) {
+        assert!(found.iter().any(|error| error.contains(&format!(": {key}: "))), "{key} in {found:#?}");
+    }
+    let over_mqtt = Config::parse(Path::new("a"), "uplink.kind = \"mqtt\"").unwrap();
+    assert!(worst_case_bytes(&over_mqtt) > worst_case_bytes(&Config::default()));
+}
