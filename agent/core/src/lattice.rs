@@ -109,6 +109,8 @@ pub(crate) struct Lattice<'m> {
     overflow: NameId,
     free_row: u32,
     cells_used: u32,
+    /// One past the last cell that was ever used.
+    cells_reached: u32,
     rows_used: u32,
 }
 
@@ -126,11 +128,16 @@ impl<'m> Lattice<'m> {
         }
         let free_row = if rows.is_empty() { NONE } else { 0 };
         let overflow = names.retain(OVERFLOW_METRIC)?;
-        Ok(Self { cells, rows, overflow, free_row, cells_used: 0, rows_used: 0 })
+        Ok(Self { cells, rows, overflow, free_row, cells_used: 0, cells_reached: 0, rows_used: 0 })
     }
 
     pub(crate) const fn cells_used(&self) -> u32 {
         self.cells_used
+    }
+
+    /// How many cells to walk: those beyond were never used.
+    pub(crate) const fn cells_reached(&self) -> u32 {
+        self.cells_reached
     }
 
     /// Rows of metrics, those of overflow series not counted.
@@ -152,6 +159,7 @@ impl<'m> Lattice<'m> {
         let ids = retain_all(names, cell)?;
         self.cells[place as usize] = Cell { names: ids, region, ..Cell::free() };
         self.cells_used += 1;
+        self.cells_reached = self.cells_reached.max(place + 1);
         names.retain_id(self.overflow);
         let row = self.add_row(place, self.overflow);
         self.rows[row as usize].users = 1;

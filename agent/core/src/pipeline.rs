@@ -790,7 +790,7 @@ impl<'m> Pipeline<'m> {
     /// Before a window closes: frees cells that nothing uses, and observes how much overflowed in the others.
     fn close_cells(&mut self, now: Now) {
         let (at, window) = (self.windows.last_ms(), self.windows.oldest());
-        for cell in 0..self.lattice.cells.len() as u32 {
+        for cell in 0..self.lattice.cells_reached() {
             if let Some(slot) = self.lattice.free_unused(&mut self.names, cell) {
                 let freed = self.table.remove(slot);
                 self.names.release(freed.tags);

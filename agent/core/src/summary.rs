@@ -189,7 +189,7 @@ impl Pipeline<'_> {
         let Self { lattice, names, windows, .. } = self;
         let window = usize::from(windows.front);
         let mut skip = rows_done;
-        for cell in first..lattice.cells.len() as u32 {
+        for cell in first..lattice.cells_reached() {
             let mut row = lattice.rows_from(lattice.cells[cell as usize].first_row).nth(skip as usize);
             while let Some(place) = row {
                 let sums = lattice.rows[place as usize].sums[window];

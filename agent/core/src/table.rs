@@ -125,6 +125,8 @@ pub struct SeriesTable<'m> {
     by_identity: Index<'m>,
     by_spelling: Index<'m>,
     free: u32,
+    /// One past the last slot that was ever used.
+    reached: u32,
     series_max: u32,
     series: u32,
     folded: u32,
@@ -151,6 +153,7 @@ impl<'m> SeriesTable<'m> {
         Self {
             free: if slots.is_empty() { NONE } else { 0 },
             slots,
+            reached: 0,
             by_identity: Index::new(identities),
             by_spelling: Index::new(spellings),
             series_max,
@@ -170,9 +173,9 @@ impl<'m> SeriesTable<'m> {
         self.folded
     }
 
-    /// How many slots there are.
+    /// How many slots to walk: those beyond were never used, however many there are.
     pub(crate) const fn slots(&self) -> u32 {
-        self.slots.len() as u32
+        self.reached
     }
 
     pub(crate) fn slot(&self, place: u32) -> &Slot {
@@ -238,6 +241,7 @@ impl<'m> SeriesTable<'m> {
             return None;
         }
         let place = self.free;
+        self.reached = self.reached.max(place + 1);
         let identity = halves(new.identity);
         let slot = &mut self.slots[place as usize];
         self.free = slot.row;
