@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Builds a program of Vedette for a machine; installs what it needs. The same sources give the same bytes, wherever they lie.
+#
+#   cross/build.sh TARGET [PROFILE] [PACKAGE...]     default: profile edge, package vedette-agent
+#
+# TARGET   x86_64-unknown-linux-gnu, aarch64-unknown-linux-gnu, armv7-unknown-linux-gnueabihf, or their static kin
+#          x86_64-unknown-linux-musl, aarch64-unknown-linux-musl, armv7-unknown-linux-musleabihf
+#
+# The program lands in target/TARGET/PROFILE/. One line says which compiler was used.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. cross/toolchain.sh
+
+target=${1:-}
+[ -n "$target" ] || fail "usage: cross/build.sh TARGET [PROFILE] [PACKAGE...]; TARGET is one of: $targets"
+profile=${2:-edge}
+packages=("${@:3}")
+[ ${#packages[@]} -gt 0 ] || packages=(vedette-agent)
+
+# No path of this machine may show in the program.
+flags="--remap-path-prefix=$PWD=/vedette --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+prepare_toolchain "$target" panic_abort
+flags+=" --remap-path-prefix=$("${RUSTC:-rustc}" --print sysroot)=/rust"
+export RUSTFLAGS=$flags
+
+cargo "${cargo_build[@]}" --locked --quiet --config cross/cargo.toml --profile "$profile" --target "$target" \
+  "${build_std[@]}" $(printf -- '-p %s ' "${packages[@]}")
+[ "$profile" = dev ] && profile=debug
+mkdir -p "target/$target/$profile"
+for package in "${packages[@]}"; do
+  built=$CARGO_TARGET_DIR/$target/$profile/$package program=$PWD/target/$target/$profile/$package
+  [ "$built" = "$program" ] || cp --preserve=timestamps "$built" "$program"
+  echo "${program#"$PWD"/}: $(stat -c %s "$program") bytes, by $way"
+done

@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Tests the agent as it is on another machine, under QEMU; installs what it needs and stops at the first failure.
+#
+#   cross/test.sh TARGET [PART...]          default: every part
+#
+# TARGET  as for cross/build.sh, or thumbv7em-none-eabihf or thumbv6m-none-eabi, a board without an operating system
+# PART    scores      a recording is scored there and here, and every bit of every score and frame is the same
+#         units       the unit tests of the agent and both its cores, golden tests and quality grid included
+#         end_to_end  the end-to-end tests with the agent of that machine and an aggregator of this one, over QUIC and
+#                     over MQTT, kill -9 included; the agent is built by cross/build.sh with the profile edge
+# A board has only scores.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. cross/toolchain.sh
+
+target=${1:-}
+[ -n "$target" ] || fail "usage: cross/test.sh TARGET [PART...]; TARGET is one of: $targets $boards"
+parts=("${@:2}")
+host=$(rustc -vV | sed -n 's/^host: //p')
+emulator=()
+case $target in
+  x86_64-*) ;;
+  aarch64-*-gnu) emulator=(qemu-aarch64-static -L /usr/aarch64-linux-gnu) ;;
+  aarch64-*) emulator=(qemu-aarch64-static) ;;
+  armv7-*-gnueabihf) emulator=(qemu-arm-static -L /usr/arm-linux-gnueabihf) ;;
+  armv7-*) emulator=(qemu-arm-static) ;;
+  thumbv7em-*) emulator=(timeout 600 qemu-system-arm -machine mps2-an386 "${semihosting[@]}") ;;
+  thumbv6m-*) emulator=(timeout 600 qemu-system-arm -machine microbit "${semihosting[@]}") ;;
+  *) fail "unknown target $target; one of: $targets $boards" ;;
+esac
+if [[ $target = thumb* ]]; then parts=(scores); fi
+[ ${#parts[@]} -gt 0 ] || parts=(scores units end_to_end)
+
+# Runs in a subshell, since each target has a toolchain of its own. Prints the path of the firmware.
+build_firmware() (
+  flags=
+  prepare_toolchain "$1" panic_abort
+  export CARGO_TARGET_DIR=$CARGO_TARGET_DIR/firmware RUSTFLAGS=$flags
+  cargo "${cargo_build[@]}" --locked --quiet --config cross/cargo.toml --manifest-path cross/firmware/Cargo.toml \
+    --release --target "$1" "${build_std[@]}" >&2
+  echo "firmware for $1, by $way" >&2
+  echo "$CARGO_TARGET_DIR/$1/release/vedette-firmware"
+)
+
+# Every line that a board or machine prints of the recording must be one that this machine prints too; lines that
+# speak of memory may differ with the width of a pointer.
+test_scores() {
+  local here there
+  here=$("$(build_firmware "$host")")
+  there=$("${emulator[@]}" "$(build_firmware "$target")")
+  printf '%s\n' "$there"
+  there=$(grep -v ^memory <<<"$there")
+  [ "${there%% *}" = scores ] || fail "$target scored nothing"
+  while IFS= read -r line; do
+    grep -qxF "$line" <<<"$here" || fail "$target differs from $host: $line"
+  done <<<"$there"
+  echo "$target and $host: the same bits"
+}
+
+test_units() (
+  flags=
+  prepare_toolchain "$target" panic_unwind,test
+  [ ${#cargo_test[@]} -gt 0 ] || fail "unit tests run on gnu targets"
+  export RUSTFLAGS=$flags
+  cargo "${cargo_test[@]}" --locked --quiet --config cross/cargo.toml --target "$target" "${build_std[@]}" \
+    -p vedette-common -p vedette-agent-core --lib --tests
+  cargo "${cargo_test[@]}" --locked --quiet --config cross/cargo.toml --target "$target" "${build_std[@]}" \
+    -p vedette-agent --lib
+)
+
+test_end_to_end() {
+  install_packages mosquitto prometheus-alertmanager openssl
+  cross/build.sh "$target"
+  local runner=$PWD/target/$target/edge/run-vedette-agent
+  printf '#!/bin/sh\nexec %s "$@"\n' "${emulator[*]} $PWD/target/$target/edge/vedette-agent" >"$runner"
+  chmod +x "$runner"
+  VEDETTE_AGENT=$runner cargo test --locked --quiet -p vedette-tests --test end_to_end --test mqtt
+}
+
+case $target in
+  *-linux-*) install_packages qemu-user-static ;;
+  *) install_packages qemu-system-arm ;;
+esac
+for part in "${parts[@]}"; do
+  case $part in
+    scores | units | end_to_end) ;;
+    *) fail "unknown part $part; one of: scores units end_to_end" ;;
+  esac
+  began=$SECONDS
+  "test_$part"
+  echo "$target $part: passed in $((SECONDS - began)) s"
+done
