@@ -29,10 +29,10 @@ import numpy as np
 
 DELAY_ROWS = 7
 PROBATION_SHARE, PROBATION_ROWS_MAX = 0.15, 750
-# As in agent/core/src/score/combine.rs.
+# As in agent/core/src/score/combine.rs and severity.rs.
 THRESHOLD = 6.9
 WEIGHTS = {"distribution": 1.0, "forecast": 0.85, "derivative": 0.9}
-NOVELTY_SHARE = 0.6
+NOVELTY_SHARE, DISTANCE_SHARE, DISTANCE_ROWS_MIN = 0.42, 0.7, 10
 
 
 def read(path):
@@ -53,18 +53,37 @@ def nats(score):
     return THRESHOLD * (score / (1.0 - np.minimum(score, 1.0 - 1e-7))) ** 0.25
 
 
+def distances(values):
+    """Standard deviations between each value and the mean of all before it."""
+    out, count, mean, squares = np.zeros(len(values)), 0, 0.0, 0.0
+    for i, value in enumerate(values):
+        if np.isfinite(value):
+            if count >= DISTANCE_ROWS_MIN and squares > 0.0:
+                out[i] = abs(value - mean) / np.sqrt(squares / count)
+            count += 1
+            off = value - mean
+            mean += off / count
+            squares += off * (value - mean)
+    return out
+
+
 def vedette(agent, path):
     """The agent as it is, and from its parts: without each, and each alone."""
     columns = agent_scores(agent, path, "--no-rest")
     parts = {name: weight * nats(columns[f"{name}_score"]) for name, weight in WEIGHTS.items()}
-    novelty = np.maximum.reduce(list(parts.values()))
-    magnitude = nats(columns["anomaly_score"]) - NOVELTY_SHARE * novelty
-    if magnitude.min() < -0.01:
-        sys.exit("the parts do not add up to the agent's score: the constants above differ from combine.rs")
-    out = {"vedette": columns["anomaly_score"], "vedette without magnitude": novelty, "vedette, magnitude alone": magnitude}
+    novelty = NOVELTY_SHARE * np.maximum.reduce(list(parts.values()))
+    distance = DISTANCE_SHARE * distances(read(path)[1])
+    whole = nats(columns["anomaly_score"])
+    # Rows before the scorers are ready, and those beyond what a score can hold, say nothing of the parts.
+    told = (whole > 0.0) & (columns["anomaly_score"] < 0.999)
+    error = np.where(told, whole - novelty - distance, 0.0)
+    if error.min() < -0.05:
+        sys.exit("the parts do not add up to the agent's score: the constants above differ from combine.rs and severity.rs")
+    out = {"vedette": columns["anomaly_score"], "vedette without novelty": error + distance}
+    out |= {"vedette without error": novelty + distance, "vedette without distance": novelty + error}
     for name, part in parts.items():
         others = [other for other_name, other in parts.items() if other_name != name]
-        out[f"vedette without {name}"] = NOVELTY_SHARE * np.maximum.reduce(others) + magnitude
+        out[f"vedette without {name}"] = NOVELTY_SHARE * np.maximum.reduce(others) + error + distance
         out[f"vedette, {name} alone"] = part
     out["vedette with rest (as `score` prints)"] = agent_scores(agent, path)["anomaly_score"]
     return out

@@ -3,10 +3,8 @@
 //! It must never remember anything: what was said before is the business of `rest`. The hard case is one scorer
 //! that alone sees a fault: a mean would drown it, so the most surprised one speaks.
 
-use super::approximate::{Bounded, ln};
+use super::approximate::Bounded;
 
-/// Beyond so many usual errors nothing gets worse.
-const ERROR_MAX: f32 = 1.0e6;
 /// The surprisal, in nats, that is worth 0.5.
 pub(super) const THRESHOLD: f32 = 6.9;
 /// What the forecast and the derivative are worth against the distribution.
@@ -29,21 +27,6 @@ impl Surprisals {
     }
 }
 
-/// Shares of novelty and of magnitude in how severe an observation is: never seen and yet close to the forecast is at
-/// the threshold at most; seen before and eight usual errors off is too.
-const NOVELTY_SHARE: f32 = 0.6;
-const MAGNITUDE_SHARE: f32 = 1.2;
-
-/// How severe an observation is, in nats: `error` is its distance from the forecast in usual errors.
-///
-/// What was never seen cannot be more than that: a surprisal has a ceiling, and it falls once a fault has lasted. The
-/// size of the error has neither.
-pub(super) fn severity(surprisal: f32, error: f32) -> f32 {
-    // Not a number counts as the worst.
-    let magnitude = ln(1.0 + if error < ERROR_MAX { error.at_least(0.0) } else { ERROR_MAX });
-    NOVELTY_SHARE * surprisal + MAGNITUDE_SHARE * magnitude
-}
-
 /// A surprisal as a score: 0.5 at the threshold, rising from 0 towards 1.
 ///
 /// The odds grow with the fourth power, which spreads the range that matters, 3 to 12 nats, over 0.03 to 0.90.
@@ -59,11 +42,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_larger_of_two_new_values_is_the_more_severe() {
-        assert!(severity(9.0, 100.0) > severity(9.0, 10.0));
-        assert!(score(severity(9.0, 100.0)) > 0.5 && score(severity(2.0, 1.0)) < 0.5);
-        for odd in [f32::MAX, f32::INFINITY, f32::NAN] {
-            assert_eq!(severity(9.0, odd), severity(9.0, ERROR_MAX));
-        }
+    fn the_threshold_is_worth_a_half() {
+        assert_eq!(score(THRESHOLD), 0.5);
+        assert!(score(-1.0) == 0.0 && score(THRESHOLD + 1.0) > 0.5 && score(1.0e9) <= 1.0);
     }
 }

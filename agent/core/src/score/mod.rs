@@ -16,6 +16,7 @@
 //! | `spread` | are the errors larger than they used to be |
 //! | `flat_line`, `vanish`, `rhythm` | does the value stand still, are there only zeros, does nothing come |
 //! | `combine` | one number from three |
+//! | `severity` | how bad it is, however long it has lasted |
 //! | `rest` | how much attention that deserves after the last alarm |
 //! | `histogram`, `morris`, `approximate` | the machinery below |
 
@@ -32,6 +33,7 @@ mod morris;
 mod rest;
 mod rhythm;
 mod season;
+mod severity;
 mod spread;
 mod state;
 mod strain;
@@ -45,6 +47,7 @@ pub use vedette_common::wire::Direction;
 pub(crate) use flat_line::FlatLine;
 pub use rest::{Rest, RestSettings};
 pub(crate) use rhythm::{Gap, Rhythm};
+pub use severity::Severity;
 pub(crate) use spread::{Spread, Width};
 pub use state::{SERIES_STATE_BYTES_MAX, SeriesState, VALUE_MAX, WARM_UP_OBSERVATIONS};
 pub(crate) use vanish::Vanish;
@@ -111,17 +114,4 @@ pub struct Score {
     pub distribution: f32,
     /// The side of the forecast.
     pub direction: Direction,
-}
-
-impl Score {
-    /// How severe the observation `value` is that this score is of: `[0, 1]`, about 0.5 is worth a look; 0 during
-    /// warm-up. It joins how new the value is with how far off the forecast it is, so that severe faults rank above
-    /// small ones, and stays high while a fault lasts.
-    pub fn severity(&self, value: f64) -> f32 {
-        if !self.ready {
-            return 0.0;
-        }
-        let error = (value as f32 - self.expected).abs() / self.usual.max(f32::MIN_POSITIVE);
-        combine::score(combine::severity(self.surprise * core::f32::consts::LN_10, error))
-    }
 }
