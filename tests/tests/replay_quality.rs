@@ -38,8 +38,8 @@ fn replay(folder: &Path, run: &str) -> (String, String) {
 #[test]
 fn a_small_fleet_is_judged_well_and_twice_the_same() {
     let folder = tempfile::tempdir().expect("a folder for the fleet");
-    let fleet = Fleet::new(SEED, DAYS);
-    files::write(&fleet, folder.path(), true).expect("the folder is ours");
+    let fleet = Fleet::of_days(SEED, DAYS);
+    files::write(&fleet, folder.path()).expect("the folder is ours");
     let (first, second) = std::thread::scope(|scope| {
         let second = scope.spawn(|| replay(folder.path(), "second"));
         (replay(folder.path(), "first"), second.join().expect("the second replay ends"))

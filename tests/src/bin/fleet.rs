@@ -9,7 +9,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use vedette_tests::fleet::{Fleet, files, grade};
+use vedette_tests::fleet::{Fleet, Options, files, grade};
 
 /// Simulated fleets with the truth beside them.
 #[derive(Parser)]
@@ -31,9 +31,8 @@ enum Command {
         /// The folder; it is created.
         #[arg(long)]
         out: PathBuf,
-        /// Measure traffic only.
-        #[arg(long)]
-        without_errors: bool,
+        #[command(flatten)]
+        wishes: Wishes,
     },
     /// Prints recall, precision and what else was measured, as JSON.
     Grade {
@@ -47,6 +46,30 @@ enum Command {
         #[arg(long)]
         ledger: Option<PathBuf>,
     },
+}
+
+/// What may be wished of a fleet.
+#[derive(clap::Args)]
+struct Wishes {
+    /// Measure traffic only.
+    #[arg(long)]
+    without_errors: bool,
+    /// Length of an interval and of a window, seconds.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(10..=3_600))]
+    interval_s: u32,
+    /// Factor on all traffic.
+    #[arg(long, default_value_t = 1.0)]
+    size: f64,
+    /// Factor on all noise but that of counts.
+    #[arg(long, default_value_t = 1.0)]
+    noise: f64,
+}
+
+impl Wishes {
+    fn options(&self, days: u32) -> Options {
+        let interval_s = i64::from(self.interval_s);
+        Options { days, interval_s, errors: !self.without_errors, size: self.size, noise: self.noise }
+    }
 }
 
 fn main() -> ExitCode {
@@ -64,10 +87,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<String> {
     match command {
-        Command::Generate { seed, days, out, without_errors } => {
-            let fleet = Fleet::new(seed, days);
-            let lines =
-                files::write(&fleet, &out, !without_errors).with_context(|| out.display().to_string())?;
+        Command::Generate { seed, days, out, wishes } => {
+            let fleet = Fleet::new(seed, &wishes.options(days));
+            let lines = files::write(&fleet, &out).with_context(|| out.display().to_string())?;
             Ok(format!(
                 "{}: {lines} lines over {days} days, {} occurrences",
                 out.display(),

@@ -36,7 +36,8 @@ impl Play {
         let interval_ms = (i64::from(seconds.max(45)) - 13) * 1_000 / INTERVALS;
         let occurrences = script();
         let plan = Plan { from_s: 0, until_s: INTERVALS * INTERVAL_S, graded_from_s: 0, occurrences };
-        let fleet = Fleet { seed: SEED, world: World::new(SEED).excerpt(), plan };
+        let world = World::plain(SEED).excerpt();
+        let fleet = Fleet { seed: SEED, interval_s: INTERVAL_S, errors: true, world, plan };
         Self { fleet, interval_ms: interval_ms.clamp(100, 1_000) }
     }
 
@@ -92,6 +93,7 @@ fn event(
         // Events act unevenly.
         stack_weights: vec![1.1, 0.95, 1.0, 0.85, 0.9],
         device_weights: vec![0.95, 1.0, 1.05, 1.1, 1.0],
+        ..Effect::NONE
     };
     occurrence(Kind::Event, cause, Scope::region(region), intervals, effect)
 }

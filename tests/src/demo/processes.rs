@@ -136,7 +136,7 @@ fn aggregator_config(play: &Play, folder: &Path, quic: SocketAddr, console: Sock
         "state_dir = {state:?}\n\n[listen]\nquic = \"{quic}\"\nhttp = \"{console}\"\n\n\
          [judge]\nlateness_ms = {}\nsilent_after_s = 30\n\n[log]\nlevel = \"warn\"\n\n{}",
         WINDOW_MS,
-        files::config(&play.fleet, true)
+        files::config(&play.fleet)
     )
 }
 

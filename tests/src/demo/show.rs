@@ -103,7 +103,6 @@ fn feed(
                 &play.fleet,
                 sample,
                 at.timestamp_nanos_opt().unwrap_or_default(),
-                true,
             );
         }
         feed.write_all(lines.as_bytes()).context("an agent takes no more lines")?;

@@ -2,7 +2,7 @@
 //!
 //! Times that recur each week stand in the region's own time zone, as people write them; all others in UTC.
 
-use super::plan::CLUB_NIGHT;
+use super::class::CLUB_NIGHT;
 use super::{Fleet, Occurrence};
 use chrono::{DateTime, TimeZone, Utc};
 use std::collections::BTreeSet;
@@ -39,8 +39,11 @@ fn write_event(out: &mut String, fleet: &Fleet, occurrence: &Occurrence, index: 
     line(out, times);
     line(out, &format!("SUMMARY:{}", occurrence.cause));
     line(out, &format!("CATEGORIES:{}", occurrence.cause));
-    for &region in &occurrence.scope.regions {
-        line(out, &format!("LOCATION:{}", fleet.world.regions[region].name));
+    // None means all.
+    let regions = occurrence.scope.regions.iter().map(|&region| fleet.world.regions[region].name);
+    let regions: Vec<&str> = regions.collect();
+    if regions.len() < fleet.world.regions.len() {
+        line(out, &format!("LOCATION:{}", regions.join(",")));
     }
     line(out, "END:VEVENT");
 }
@@ -77,7 +80,7 @@ mod tests {
 
     #[test]
     fn every_announcement_stands_in_it_once() {
-        let fleet = Fleet::new(5, 24);
+        let fleet = Fleet::of_days(5, 24);
         let text = write(&fleet);
         let single = fleet
             .plan

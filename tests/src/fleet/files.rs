@@ -77,16 +77,22 @@ fn moment(at_s: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(at_s, 0).unwrap_or(DateTime::UNIX_EPOCH)
 }
 
-/// The configuration of the aggregator for a fleet, as TOML; without errors measured if so wished.
-pub fn config(fleet: &Fleet, with_errors: bool) -> String {
+/// The configuration of the aggregator for a fleet, as TOML.
+pub fn config(fleet: &Fleet) -> String {
     let mut out = String::from(
         "[dimensions]\nregion = \"region\"\ndevice = \"device\"\nstack = \"stack\"\n\n\
          [metrics.activity]\nrole = \"traffic\"\nalarm_on = \"drop\"\n",
     );
-    if with_errors {
+    if fleet.errors {
         out.push_str("\n[metrics.errors]\nrole = \"errors\"\nalarm_on = \"rise\"\n");
     }
-    // Writing to a string cannot fail.
+    if fleet.errors && fleet.world.stacks.iter().any(|stack| stack.latency_ms.is_some()) {
+        out.push_str("\n[metrics.latency]\nrole = \"latency\"\nalarm_on = \"rise\"\n");
+    }
+    if fleet.interval_s != INTERVAL_S {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "\n[replay]\nwindow_ms = {}\n", fleet.interval_s * 1_000);
+    }
     for region in &fleet.world.regions {
         let _ = write!(out, "\n[regions.{}]\ntimezone = \"{}\"\n", region.name, region.zone);
     }
@@ -98,9 +104,9 @@ pub fn config(fleet: &Fleet, with_errors: bool) -> String {
 
 /// Writes `telemetry.lp`, `config.toml`, `calendar.ics` and `truth.json` into the folder, which is created; gives the
 /// number of lines of telemetry.
-pub fn write(fleet: &Fleet, folder: &Path, with_errors: bool) -> io::Result<u64> {
+pub fn write(fleet: &Fleet, folder: &Path) -> io::Result<u64> {
     fs::create_dir_all(folder)?;
-    fs::write(folder.join("config.toml"), config(fleet, with_errors))?;
+    fs::write(folder.join("config.toml"), config(fleet))?;
     fs::write(folder.join("calendar.ics"), calendar::write(fleet))?;
     let mut json = serde_json::to_string_pretty(&truth(fleet))?;
     json.push('\n');
@@ -110,8 +116,7 @@ pub fn write(fleet: &Fleet, folder: &Path, with_errors: bool) -> io::Result<u64>
     for interval in Telemetry::new(fleet) {
         text.clear();
         for sample in &interval.samples {
-            telemetry::write_lines(&mut text, fleet, sample, interval.from_s * 1_000_000_000, with_errors);
-            lines += 1 + u64::from(with_errors);
+            lines += telemetry::write_lines(&mut text, fleet, sample, interval.from_s * 1_000_000_000);
         }
         file.write_all(text.as_bytes())?;
     }
@@ -125,18 +130,22 @@ mod tests {
 
     #[test]
     fn the_truth_survives_its_file() {
-        let truth = truth(&Fleet::new(2, 6));
+        let truth = truth(&Fleet::of_days(2, 6));
         let text = serde_json::to_string(&truth).expect("JSON");
         let back: Truth = serde_json::from_str(&text).expect("the same shape");
         assert_eq!(serde_json::to_string(&back).expect("JSON"), text);
         assert!(text.contains(r#""kind":"malfunction""#) && text.contains(r#""from":"2026-"#));
     }
 
+    fn plain() -> Fleet {
+        Fleet { world: crate::fleet::World::plain(2), ..Fleet::of_days(2, 6) }
+    }
+
     #[test]
     fn the_config_is_what_an_operator_would_write() {
-        let text = config(&Fleet::new(2, 6), true);
+        let text = config(&plain());
         assert!(text.contains("[regions.us-east]\ntimezone = \"America/New_York\"\n"));
         assert!(text.contains("[stacks.payments]\ndepends_on = [\"identity\"]\n"));
-        assert!(!config(&Fleet::new(2, 6), false).contains("errors"));
+        assert!(!config(&Fleet { errors: false, ..plain() }).contains("errors"));
     }
 }

@@ -61,8 +61,8 @@ pub struct Grade {
     pub median_delay_minutes: Option<f64>,
     /// Mean Jaccard overlap of the cells of a fault and of its page.
     pub scope_jaccard: Option<f64>,
-    /// Faults by sort: paged, of all.
-    pub by_cause: BTreeMap<String, [usize; 2]>,
+    /// Faults by sort.
+    pub by_cause: BTreeMap<String, Sort>,
     /// Events by class: paged, of all.
     pub events_by_class: BTreeMap<String, [usize; 2]>,
     /// One line for each fault missed, false page and extra page: where to look.
@@ -70,6 +70,17 @@ pub struct Grade {
     /// Entries in the ledger of suppressions, if one was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ledger_entries: Option<usize>,
+}
+
+/// How faults of one sort fared.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sort {
+    /// Those that paged, of all.
+    pub paged: [usize; 2],
+    /// Median time to the page, minutes.
+    pub median_delay_minutes: Option<f64>,
+    /// Mean overlap of scope.
+    pub scope_jaccard: Option<f64>,
 }
 
 /// Alarms from NDJSON; the error names the line.
@@ -135,15 +146,34 @@ pub fn grade(truth: &Truth, alarms: &[Alarm]) -> Grade {
             2.0 * recall * precision / (recall + precision).max(f64::MIN_POSITIVE)
         }),
         events_paged_share: ratio(events_paged, events.len()),
-        median_delay_minutes: median(
-            pairs.iter().map(|(fault, page)| (page.at - fault.from).num_seconds() as f64 / 60.0).collect(),
-        ),
+        median_delay_minutes: median(pairs.iter().map(|(fault, page)| delay_minutes(fault, page)).collect()),
         scope_jaccard: mean(pairs.iter().map(|(fault, page)| jaccard(truth, &fault.scope, &page.scope))),
-        by_cause: tally(faults.iter().zip(&found).map(|(fault, page)| (fault.cause.clone(), page.is_some()))),
+        by_cause: by_cause(truth, &faults, &found),
         events_by_class: tally(events.iter().map(|event| (event.cause.clone(), event_paged(event)))),
         mistakes,
         ledger_entries: None,
     }
+}
+
+fn by_cause(truth: &Truth, faults: &[&TrueOccurrence], found: &[Option<&Page>]) -> BTreeMap<String, Sort> {
+    let causes: BTreeSet<&String> = faults.iter().map(|fault| &fault.cause).collect();
+    let sort = |cause: &String| {
+        let all = faults.iter().zip(found).filter(|(fault, _)| fault.cause == *cause);
+        let paged: Vec<(&TrueOccurrence, &Page)> =
+            all.clone().filter_map(|(fault, page)| Some((*fault, (*page)?))).collect();
+        Sort {
+            paged: [paged.len(), all.count()],
+            median_delay_minutes: median(
+                paged.iter().map(|(fault, page)| delay_minutes(fault, page)).collect(),
+            ),
+            scope_jaccard: mean(paged.iter().map(|(fault, page)| jaccard(truth, &fault.scope, &page.scope))),
+        }
+    };
+    causes.into_iter().map(|cause| (cause.clone(), sort(cause))).collect()
+}
+
+fn delay_minutes(fault: &TrueOccurrence, page: &Page) -> f64 {
+    (page.at - fault.from).num_seconds() as f64 / 60.0
 }
 
 /// Each opening of an incident of kind malfunction, with its scope at its largest.
@@ -283,7 +313,7 @@ mod tests {
     }
 
     fn truth() -> Truth {
-        let mut truth = files::truth(&Fleet::new(1, 2));
+        let mut truth = files::truth(&Fleet::of_days(1, 2));
         truth.graded_from = "2026-04-01T00:00:00Z".parse().expect("a time");
         truth.occurrences = vec![
             occurrence(Kind::Malfunction, "uk", &["search"], "10:00", "11:00"),

@@ -95,6 +95,10 @@ pub struct Effect {
     pub stack_weights: Vec<f64>,
     /// Weight of each device; empty means 1.
     pub device_weights: Vec<f64>,
+    /// Weight of each device on errors; empty means 1.
+    pub error_weights: Vec<f64>,
+    /// Factor on latency at full strength.
+    pub latency: f64,
 }
 
 impl Effect {
@@ -107,6 +111,8 @@ impl Effect {
         pulse_s: None,
         stack_weights: Vec::new(),
         device_weights: Vec::new(),
+        error_weights: Vec::new(),
+        latency: 1.0,
     };
 
     fn weight(&self, cell: Cell) -> f64 {
@@ -148,7 +154,13 @@ impl Occurrence {
         if !self.scope.covers(cell) {
             return 1.0;
         }
-        1.0 + (self.effect.errors - 1.0) * self.strength(at_s)
+        let weight = self.effect.error_weights.get(cell.device).copied().unwrap_or(1.0);
+        1.0 + (self.effect.errors - 1.0) * weight * self.strength(at_s)
+    }
+
+    /// Factor on the latency of a cell.
+    pub fn latency_factor(&self, cell: Cell, at_s: i64) -> f64 {
+        if self.scope.covers(cell) { 1.0 + (self.effect.latency - 1.0) * self.strength(at_s) } else { 1.0 }
     }
 
     /// True if the two overlap in time, with the given distance, and share a region.

@@ -3,9 +3,11 @@
 //! Owns all the chance in the schedule. The hard case is a truth that can be judged: two faults of one region keep apart,
 //! a fault meets an event only where that is its point, and nothing but events happens while the history is young.
 
+use super::class::{CLASSES, CLUB_NIGHT, Character, Class, Nature};
+use super::fault::{self, FAULTS};
 use super::occurrence::{Effect, Kind, Occurrence, Scope};
 use super::random::Random;
-use super::world::{Cell, World};
+use super::world::World;
 
 const MINUTE_S: i64 = 60;
 const HOUR_S: i64 = 3_600;
@@ -28,120 +30,6 @@ pub struct Plan {
     /// In order of their beginning.
     pub occurrences: Vec<Occurrence>,
 }
-
-/// A class of events: how often, how long, how strong, in what form. Weights on stacks and devices are drawn for each
-/// class and region once, so that they can be learned.
-struct Class {
-    name: &'static str,
-    announced: bool,
-    a_week: f64,
-    hours: (f64, f64),
-    traffic_log: (f64, f64),
-    rise_part: f64,
-    fall_part: f64,
-    local_hours: (f64, f64),
-}
-
-const CLASSES: [Class; 8] = [
-    Class {
-        name: "football",
-        announced: true,
-        a_week: 1.0,
-        hours: (1.8, 2.2),
-        traffic_log: (-0.6, -0.25),
-        rise_part: 0.1,
-        fall_part: 0.1,
-        local_hours: (17.0, 20.5),
-    },
-    Class {
-        name: "final",
-        announced: true,
-        a_week: 0.5,
-        hours: (2.0, 2.5),
-        traffic_log: (-1.0, -0.6),
-        rise_part: 0.04,
-        fall_part: 0.08,
-        local_hours: (19.0, 20.5),
-    },
-    Class {
-        name: "holiday",
-        announced: true,
-        a_week: 0.5,
-        hours: (10.0, 14.0),
-        traffic_log: (-0.4, -0.15),
-        rise_part: 0.25,
-        fall_part: 0.25,
-        local_hours: (6.0, 8.0),
-    },
-    Class {
-        name: "premiere",
-        announced: true,
-        a_week: 0.5,
-        hours: (1.5, 3.0),
-        traffic_log: (0.2, 0.5),
-        rise_part: 0.1,
-        fall_part: 0.4,
-        local_hours: (18.0, 21.0),
-    },
-    Class {
-        name: CLUB_NIGHT,
-        announced: true,
-        a_week: 1.0,
-        hours: (2.0, 2.0),
-        traffic_log: (-0.35, -0.25),
-        rise_part: 0.1,
-        fall_part: 0.1,
-        local_hours: (20.0, 20.0),
-    },
-    Class {
-        name: "weather",
-        announced: false,
-        a_week: 0.5,
-        hours: (5.0, 10.0),
-        traffic_log: (-0.35, -0.12),
-        rise_part: 0.35,
-        fall_part: 0.35,
-        local_hours: (7.0, 14.0),
-    },
-    Class {
-        name: "power_cut",
-        announced: false,
-        a_week: 0.4,
-        hours: (1.0, 3.0),
-        traffic_log: (-1.4, -0.5),
-        rise_part: 0.0,
-        fall_part: 0.3,
-        local_hours: (6.0, 21.0),
-    },
-    Class {
-        name: "breaking_news",
-        announced: false,
-        a_week: 0.4,
-        hours: (0.7, 1.7),
-        traffic_log: (-0.7, -0.3),
-        rise_part: 0.1,
-        fall_part: 0.5,
-        local_hours: (7.0, 22.0),
-    },
-];
-
-/// The class that recurs each week at the same local time.
-pub const CLUB_NIGHT: &str = "club-night";
-
-/// The sorts of faults, in turn.
-const FAULTS: [&str; 11] = [
-    "stack_in_region",
-    "device_in_region",
-    "cell",
-    "device_everywhere",
-    "amid_event",
-    "shared_dependency",
-    "slow_burn",
-    "region_down",
-    "flapping",
-    "stack_everywhere",
-    "amid_event",
-];
 
 impl Plan {
     /// The plan of `seed` over `days` days (at least 2); the first two fifths are history.
@@ -177,13 +65,15 @@ impl Plan {
 
     fn add_events(&mut self, random: &mut Random, world: &World) {
         for class in &CLASSES {
+            let often = class.a_week * random.between(0.5, 1.5);
+            let character = Character::draw(random, world, class);
             for region in 0..world.regions.len() {
-                let nature = Nature::draw(random, world);
+                let nature = character.nature(random);
                 if class.name == CLUB_NIGHT {
                     self.add_club_nights(random, world, class, region, &nature);
                     continue;
                 }
-                let wanted = class.a_week * self.weeks();
+                let wanted = often * self.weeks();
                 let count = wanted as usize + usize::from(random.chance(wanted.fract()));
                 for _ in 0..count {
                     let found = (0..PLACES_TRIED_MAX).find_map(|_| {
@@ -212,12 +102,12 @@ impl Plan {
         let announced_s = class.announced.then_some((from_s, from_s + length_s));
         // A fifth of what is announced takes place at another time.
         let moved_s =
-            if class.announced && random.chance(0.2) { minutes(random.between(-150.0, 150.0)) } else { 0 };
+            if class.announced && random.chance(0.2) { minutes(random.between(-180.0, 180.0)) } else { 0 };
         let from_s = from_s + moved_s;
         Occurrence {
             kind: Kind::Event,
             cause: class.name,
-            scope: Scope::region(region),
+            scope: Scope { regions: wide(random, world, class, region), ..Scope::default() },
             from_s,
             until_s: from_s + length_s,
             announced_s,
@@ -263,7 +153,7 @@ impl Plan {
         let count = (self.weeks() * 2.0).ceil() as usize;
         for _ in 0..count {
             let region = random.index(world.regions.len());
-            let nature = Nature::draw(random, world);
+            let nature = Character::draw(random, world, &CLASSES[0]).nature(random);
             let mut event = self.draw_event(random, world, &CLASSES[0], region, &nature);
             event.kind = Kind::NoShow;
             event.effect = Effect::NONE;
@@ -288,39 +178,38 @@ impl Plan {
         if cause == "amid_event" {
             return self.draw_fault_amid_event(random, world);
         }
-        let hours = if cause == "slow_burn" { (6.0, 9.0) } else { (0.75, 3.5) };
+        let hours = if cause == "slow_burn" { (5.0, 12.0) } else { (0.6, 5.0) };
         let length_s = minutes(random.between(hours.0, hours.1) * 60.0);
         let room_s = self.until_s - self.graded_from_s - length_s - 2 * HOUR_S;
         let from_s = self.graded_from_s + minutes(random.unit() * room_s as f64 / 60.0);
-        let scope = draw_scope(random, world, cause);
+        let scope = fault::scope(random, world, cause);
         let everywhere = scope.regions.is_empty();
-        let effect = draw_fault_effect(random, cause, length_s);
+        let effect = fault::effect(random, cause, length_s);
         let until_s = from_s + length_s;
         let fault =
             Occurrence { kind: Kind::Malfunction, cause, scope, from_s, until_s, announced_s: None, effect };
         let near = |other: &&Occurrence| fault.meets(other, 90 * MINUTE_S);
         let clash =
             self.occurrences.iter().filter(near).any(|other| other.kind == Kind::Malfunction || !everywhere);
-        (!clash && awake(world, &fault) && large_enough(world, &fault)).then_some(fault)
+        (!clash && fault::awake(world, &fault) && fault::visible(world, &fault)).then_some(fault)
     }
 
     fn draw_fault_amid_event(&self, random: &mut Random, world: &World) -> Option<Occurrence> {
         let strikes = |event: &&Occurrence| {
             event.kind == Kind::Event
-                && event.effect.traffic_log < 0.0
                 && event.from_s > self.graded_from_s
                 && event.until_s - event.from_s >= 80 * MINUTE_S
                 && event.until_s + 2 * HOUR_S < self.until_s
         };
         let events: Vec<&Occurrence> = self.occurrences.iter().filter(strikes).collect();
         let event = *events.get(random.index(events.len()))?;
-        let region = event.scope.regions[0];
+        let region = event.scope.regions[random.index(event.scope.regions.len())];
         let like = if random.chance(0.6) { "stack_in_region" } else { "device_in_region" };
-        let mut scope = draw_scope(random, world, like);
+        let mut scope = fault::scope(random, world, like);
         scope.regions = vec![region];
-        let from_s = event.from_s + minutes(random.between(15.0, 35.0));
-        let until_s = from_s + minutes(random.between(45.0, 120.0));
-        let effect = draw_fault_effect(random, "amid_event", until_s - from_s);
+        let from_s = event.from_s + minutes(random.between(5.0, 60.0));
+        let until_s = from_s + minutes(random.between(40.0, 150.0));
+        let effect = fault::effect(random, "amid_event", until_s - from_s);
         let fault = Occurrence {
             kind: Kind::Malfunction,
             cause: "amid_event",
@@ -332,7 +221,7 @@ impl Plan {
         };
         let near = |other: &&Occurrence| fault.meets(other, 90 * MINUTE_S);
         let clash = self.occurrences.iter().filter(near).any(|other| other.kind != Kind::Event);
-        (!clash && large_enough(world, &fault)).then_some(fault)
+        (!clash && fault::visible(world, &fault)).then_some(fault)
     }
 
     fn add_silences(&mut self, random: &mut Random, world: &World) {
@@ -342,7 +231,11 @@ impl Plan {
                 let length_s = minutes(random.between(20.0, 120.0));
                 let room_s = self.until_s - self.graded_from_s - length_s - HOUR_S;
                 let from_s = self.graded_from_s + minutes(random.unit() * room_s as f64 / 60.0);
-                let scope = Scope::region(random.index(world.regions.len()));
+                let region = Scope::region(random.index(world.regions.len()));
+                // An agent speaks for a region, or for one family of devices in it.
+                let devices =
+                    if random.chance(0.3) { vec![random.index(world.devices.len())] } else { Vec::new() };
+                let scope = Scope { devices, ..region };
                 let until_s = from_s + length_s;
                 let silence = Occurrence {
                     kind: Kind::Silence,
@@ -359,14 +252,17 @@ impl Plan {
         }
     }
 
-    /// A few cells, stacks or regions have more traffic from some day on.
+    /// A few cells, stacks, devices or regions have more traffic from some day on.
     fn add_growth(&mut self, random: &mut Random, world: &World) {
         for _ in 0..self.weeks().ceil() as usize {
-            let cause = ["stack_in_region", "device_in_region"][random.index(2)];
-            let scope = draw_scope(random, world, cause);
+            let cause = ["stack_in_region", "device_in_region", "cell", "region_down"][random.index(4)];
+            let scope = fault::scope(random, world, cause);
             let from_s = self.from_s + minutes(random.unit() * (self.until_s - self.from_s) as f64 / 60.0);
-            let effect =
-                Effect { traffic_log: random.between(0.08, 0.18), rise_s: 2 * HOUR_S, ..Effect::NONE };
+            let effect = Effect {
+                traffic_log: random.between(0.08, 0.4),
+                rise_s: minutes(random.between(0.0, 180.0)),
+                ..Effect::NONE
+            };
             let until_s = self.until_s;
             self.occurrences.push(Occurrence {
                 kind: Kind::Growth,
@@ -387,88 +283,16 @@ impl Plan {
     }
 }
 
-/// How a class of events acts in one region: the part that can be learned.
-struct Nature {
-    stacks: Vec<f64>,
-    devices: Vec<f64>,
-    strength: f64,
-}
-
-impl Nature {
-    fn draw(random: &mut Random, world: &World) -> Self {
-        let stacks = world.stacks.iter().map(|_| random.between(0.65, 1.25)).collect();
-        let devices = world.devices.iter().map(|_| random.between(0.75, 1.2)).collect();
-        Self { stacks, devices, strength: random.unit() }
+/// The regions of an event that begins in `region`.
+fn wide(random: &mut Random, world: &World, class: &Class, region: usize) -> Vec<usize> {
+    if !random.chance(class.wide) {
+        return vec![region];
     }
-
-    fn effect(&self, random: &mut Random, class: &Class, length_s: i64) -> Effect {
-        let (least, most) = class.traffic_log;
-        let strength = least + (most - least) * (0.7 * self.strength + 0.3 * random.unit());
-        let vary = |weights: &[f64], random: &mut Random| {
-            weights.iter().map(|weight| weight * random.log_normal(0.08)).collect()
-        };
-        Effect {
-            traffic_log: strength,
-            errors: random.between(1.1, 1.6),
-            rise_s: minutes(class.rise_part * length_s as f64 / 60.0),
-            fall_s: minutes(class.fall_part * length_s as f64 / 60.0),
-            pulse_s: None,
-            stack_weights: vary(&self.stacks, random),
-            device_weights: vary(&self.devices, random),
-        }
-    }
+    (0..world.regions.len()).filter(|&other| other == region || random.chance(0.5)).collect()
 }
 
 fn minutes(count: f64) -> i64 {
     count.round() as i64 * MINUTE_S
-}
-
-/// Whom a fault of this sort hits.
-fn draw_scope(random: &mut Random, world: &World, cause: &str) -> Scope {
-    let region = vec![random.index(world.regions.len())];
-    let device = vec![random.index(world.devices.len())];
-    let stack = vec![random.index(world.stacks.len())];
-    let everything = Vec::new;
-    match cause {
-        "device_in_region" => Scope { regions: region, devices: device, stacks: everything() },
-        "device_everywhere" => Scope { regions: everything(), devices: device, stacks: everything() },
-        "stack_everywhere" => Scope { regions: everything(), devices: everything(), stacks: stack },
-        "cell" => Scope { regions: region, devices: device, stacks: stack },
-        "region_down" => Scope { regions: region, devices: everything(), stacks: everything() },
-        "shared_dependency" => Scope { regions: region, devices: everything(), stacks: dependents(world) },
-        _ => Scope { regions: region, devices: everything(), stacks: stack },
-    }
-}
-
-/// The stacks that need something.
-fn dependents(world: &World) -> Vec<usize> {
-    (0..world.stacks.len()).filter(|&stack| !world.stacks[stack].depends_on.is_empty()).collect()
-}
-
-fn draw_fault_effect(random: &mut Random, cause: &str, length_s: i64) -> Effect {
-    let lost = if cause == "region_down" { random.between(0.5, 0.95) } else { random.between(0.35, 0.9) };
-    let pulse =
-        |random: &mut Random| (minutes(random.between(12.0, 25.0)), minutes(random.between(8.0, 15.0)));
-    Effect {
-        traffic_log: (1.0 - lost).ln(),
-        errors: random.between(4.0, 18.0),
-        rise_s: if cause == "slow_burn" { length_s * 2 / 3 } else { minutes(random.between(0.0, 6.0)) },
-        pulse_s: (cause == "flapping").then(|| pulse(random)),
-        ..Effect::NONE
-    }
-}
-
-/// Faults begin while people are awake, or hit more than one region.
-fn awake(world: &World, fault: &Occurrence) -> bool {
-    let Some(&region) = fault.scope.regions.first() else { return true };
-    let hour = (fault.from_s + world.utc_offset_s(region, fault.from_s)).rem_euclid(DAY_S) / HOUR_S;
-    (6..23).contains(&hour)
-}
-
-/// There must be something to see: in the mean at least forty units of traffic an interval in one cell of the scope.
-fn large_enough(world: &World, fault: &Occurrence) -> bool {
-    let traffic = |cell: Cell| world.traffic(cell) * world.season(cell, fault.from_s);
-    world.cells().filter(|&cell| fault.scope.covers(cell)).map(traffic).fold(0.0, f64::max) >= 40.0
 }
 
 #[cfg(test)]

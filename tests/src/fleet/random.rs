@@ -36,6 +36,11 @@ impl Random {
         low + (high - low) * self.unit()
     }
 
+    /// In [low, high), uniform by its logarithm.
+    pub fn log_between(&mut self, low: f64, high: f64) -> f64 {
+        self.between(low.ln(), high.ln()).exp()
+    }
+
     /// Uniform in 0..count.
     pub fn index(&mut self, count: usize) -> usize {
         ((self.unit() * count as f64) as usize).min(count.saturating_sub(1))

@@ -5,7 +5,7 @@
 
 use super::random::Random;
 use super::world::Cell;
-use super::{Fleet, INTERVAL_S, Kind};
+use super::{Fleet, INTERVAL_S, Kind, Occurrence};
 use std::fmt::Write;
 
 /// What one cell counted in one interval.
@@ -17,6 +17,8 @@ pub struct Sample {
     pub activity: u64,
     /// Errors.
     pub errors: u64,
+    /// Mean milliseconds of a request, where the stack measures it and there was one.
+    pub latency_ms: Option<f64>,
 }
 
 /// All samples of one interval.
@@ -37,8 +39,8 @@ struct Drift {
 }
 
 impl Drift {
-    fn new(random: &mut Random, deviation: f64, hours: f64) -> Self {
-        let keep = (-(INTERVAL_S as f64) / (hours * 3_600.0)).exp();
+    fn new(random: &mut Random, deviation: f64, hours: f64, interval_s: i64) -> Self {
+        let keep = (-(interval_s as f64) / (hours * 3_600.0)).exp();
         Self { value: deviation * random.normal(), keep, step: deviation * (1.0 - keep * keep).sqrt() }
     }
 
@@ -54,6 +56,8 @@ pub struct Telemetry<'f> {
     fleet: &'f Fleet,
     random: Random,
     next_s: i64,
+    /// One for each region.
+    gusts: Vec<Drift>,
     /// One for each region and stack, in that order.
     shared: Vec<Drift>,
     /// One for each cell.
@@ -65,32 +69,49 @@ impl<'f> Telemetry<'f> {
     pub fn new(fleet: &'f Fleet) -> Self {
         let mut random = Random::new(fleet.seed, "telemetry");
         let world = &fleet.world;
-        let shared = (0..world.regions.len() * world.stacks.len())
-            .map(|_| Drift::new(&mut random, 0.025, 24.0))
-            .collect();
-        let own = world.cells().map(|_| Drift::new(&mut random, 0.03, 12.0)).collect();
-        Self { fleet, random, next_s: fleet.plan.from_s, shared, own }
+        let (life, interval_s) = (world.life, fleet.interval_s);
+        let mut drifts = |count: usize, deviation: f64, hours: f64| -> Vec<Drift> {
+            (0..count).map(|_| Drift::new(&mut random, deviation, hours, interval_s)).collect()
+        };
+        let (shared, own, hours) = life.drift;
+        let shared = drifts(world.regions.len() * world.stacks.len(), shared, hours);
+        let own = drifts(world.cells().count(), own, hours / 2.0);
+        let gusts = drifts(world.regions.len(), life.gusts, 1.0);
+        Self { fleet, random, next_s: fleet.plan.from_s, gusts, shared, own }
     }
 
-    fn sample(&mut self, cell: Cell, from_s: i64) -> Sample {
-        let (world, plan) = (&self.fleet.world, &self.fleet.plan);
-        let middle_s = from_s + INTERVAL_S / 2;
+    fn sample(&mut self, cell: Cell, from_s: i64, active: &[&Occurrence]) -> Sample {
+        let world = &self.fleet.world;
+        let life = world.life;
+        let middle_s = from_s + self.fleet.interval_s / 2;
         let drift = self.shared[cell.region * world.stacks.len() + cell.stack].value
+            + self.gusts[cell.region].value
             + self.own[world.position(cell)].next(&mut self.random);
-        let (mut demand_log, mut lost_log, mut errors) = (drift, 0.0, 1.0);
-        for occurrence in plan.active(middle_s) {
+        let (mut demand_log, mut lost_log, mut errors, mut latency) = (drift, 0.0, 1.0, 1.0);
+        for occurrence in active {
             let traffic_log = occurrence.traffic_log(cell, middle_s);
             match occurrence.kind {
                 Kind::Malfunction => lost_log += traffic_log,
                 _ => demand_log += traffic_log,
             }
             errors *= occurrence.errors_factor(cell, middle_s);
+            latency *= occurrence.latency_factor(cell, middle_s);
         }
+        let random = &mut self.random;
         // A request that a fault turned away is an error; an event's absent people ask for nothing.
-        let demand = world.traffic(cell) * world.season(cell, middle_s) * demand_log.exp();
-        let activity = self.random.poisson(demand * lost_log.exp());
-        let errors = self.random.poisson(demand * world.stacks[cell.stack].error_ratio * errors);
-        Sample { cell, activity, errors }
+        let scale = self.fleet.interval_s as f64 / INTERVAL_S as f64;
+        let season = world.season(cell, middle_s);
+        let demand =
+            scale * world.traffic(cell) * season * (demand_log + life.jitter * random.normal()).exp();
+        let stack = &world.stacks[cell.stack];
+        let activity = random.poisson(demand * lost_log.exp());
+        let jitter = random.log_normal(life.errors_jitter);
+        let errors = random.poisson(demand * stack.error_ratio * errors * jitter);
+        // Slower when busier, and the mean of few is restless.
+        let restless = 0.03 + 0.5 / (activity as f64 + 1.0).sqrt();
+        let usual_ms = stack.latency_ms.filter(|_| activity > 0);
+        let latency_ms = usual_ms.map(|ms| ms * season.powf(0.1) * latency * random.log_normal(restless));
+        Sample { cell, activity, errors, latency_ms }
     }
 }
 
@@ -102,19 +123,16 @@ impl Iterator for Telemetry<'_> {
         if from_s >= self.fleet.plan.until_s {
             return None;
         }
-        self.next_s += INTERVAL_S;
-        for drift in &mut self.shared {
+        self.next_s += self.fleet.interval_s;
+        for drift in self.shared.iter_mut().chain(&mut self.gusts) {
             drift.next(&mut self.random);
         }
+        let middle_s = from_s + self.fleet.interval_s / 2;
+        let active: Vec<&Occurrence> = self.fleet.plan.active(middle_s).collect();
         let cells: Vec<Cell> = self.fleet.world.cells().collect();
-        let samples: Vec<Sample> = cells.into_iter().map(|cell| self.sample(cell, from_s)).collect();
-        let middle_s = from_s + INTERVAL_S / 2;
-        let silent = |cell: Cell| {
-            self.fleet
-                .plan
-                .active(middle_s)
-                .any(|occurrence| occurrence.kind == Kind::Silence && occurrence.scope.covers(cell))
-        };
+        let samples: Vec<Sample> = cells.into_iter().map(|cell| self.sample(cell, from_s, &active)).collect();
+        let silences = active.iter().filter(|occurrence| occurrence.kind == Kind::Silence);
+        let silent = |cell: Cell| silences.clone().any(|silence| silence.scope.covers(cell));
         Some(Interval {
             from_s,
             samples: samples.into_iter().filter(|sample| !silent(sample.cell)).collect(),
@@ -122,29 +140,38 @@ impl Iterator for Telemetry<'_> {
     }
 }
 
-/// Appends a sample as line protocol: `activity` and, if wanted, `errors`, stamped in nanoseconds.
-pub fn write_lines(out: &mut String, fleet: &Fleet, sample: &Sample, at_ns: i64, with_errors: bool) {
+/// Appends a sample as line protocol: `activity`, and if the fleet measures them `errors` and `latency`, stamped in
+/// nanoseconds. Gives the number of lines.
+pub fn write_lines(out: &mut String, fleet: &Fleet, sample: &Sample, at_ns: i64) -> u64 {
     let world = &fleet.world;
     let region = world.regions[sample.cell.region].name;
     let device = world.devices[sample.cell.device].name;
     let stack = world.stacks[sample.cell.stack].name;
-    let mut line = |measurement: &str, value: u64| {
+    let mut lines = 0;
+    for (measurement, value) in sample.values(fleet.errors) {
+        lines += 1;
         // Writing to a string cannot fail.
         let _ = writeln!(
             out,
             "{measurement},device={device},region={region},stack={stack} value={value} {at_ns}"
         );
-    };
-    line("activity", sample.activity);
-    if with_errors {
-        line("errors", sample.errors);
+    }
+    lines
+}
+
+impl Sample {
+    /// Its measurements by name; latency to a tenth of a millisecond.
+    pub fn values(&self, with_errors: bool) -> impl Iterator<Item = (&'static str, f64)> {
+        let latency = self.latency_ms.map(|ms| (ms * 10.0).round() / 10.0);
+        let others = [("errors", Some(self.errors as f64)), ("latency", latency)];
+        let others = others.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        std::iter::once(("activity", self.activity as f64)).chain(others.filter(move |_| with_errors))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::Occurrence;
 
     fn traffic(intervals: &[Interval], inside: impl Fn(&Sample) -> bool) -> f64 {
         intervals
@@ -157,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_fault_loses_traffic_and_raises_errors_in_its_scope_only() {
-        let fleet = Fleet::new(11, 12);
+        let fleet = Fleet::of_days(11, 12);
         let lasting =
             |occurrence: &&Occurrence| ["stack_in_region", "shared_dependency"].contains(&occurrence.cause);
         let fault = fleet.plan.occurrences.iter().find(lasting).expect("one is planned");
@@ -183,23 +210,23 @@ mod tests {
         };
         assert!(errors(&with) > 2 * errors(&without));
         let other = |sample: &Sample| sample.cell.region == fault.scope.regions[0] && !covered(sample);
-        assert!((traffic(&with, other) / traffic(&without, other) - 1.0).abs() < 0.02);
+        // Not the same draws, and so not the same noise.
+        assert!((traffic(&with, other) / traffic(&without, other) - 1.0).abs() < 0.15);
     }
 
     #[test]
     fn silence_is_missing_and_not_zero() {
-        let fleet = Fleet::new(11, 6);
+        let fleet = Fleet::of_days(11, 6);
         let silence = fleet
             .plan
             .occurrences
             .iter()
             .find(|occurrence| occurrence.kind == Kind::Silence)
             .expect("one is planned");
-        let region = silence.scope.regions[0];
         for interval in Telemetry::new(&fleet) {
             let middle_s = interval.from_s + INTERVAL_S / 2;
             let silent = silence.from_s <= middle_s && middle_s < silence.until_s;
-            let heard = interval.samples.iter().any(|sample| sample.cell.region == region);
+            let heard = interval.samples.iter().any(|sample| silence.scope.covers(sample.cell));
             assert!(!(silent && heard), "a sample at {}", interval.from_s);
         }
     }
@@ -207,11 +234,11 @@ mod tests {
     #[test]
     fn lines_are_the_same_for_the_same_seed() {
         let lines = |seed| {
-            let fleet = Fleet::new(seed, 2);
+            let fleet = Fleet { world: crate::fleet::World::plain(seed), ..Fleet::of_days(seed, 2) };
             let mut out = String::new();
             for interval in Telemetry::new(&fleet).take(3) {
                 interval.samples.iter().for_each(|sample| {
-                    write_lines(&mut out, &fleet, sample, interval.from_s * 1_000_000_000, true);
+                    write_lines(&mut out, &fleet, sample, interval.from_s * 1_000_000_000);
                 });
             }
             out
