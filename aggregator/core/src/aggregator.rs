@@ -57,7 +57,8 @@ struct Changed {
     windows: BTreeSet<(WallMs, u32)>,
     regions: BTreeSet<u16>,
     names: bool,
-    memory: bool,
+    /// Regions of which the judgement has learned.
+    memory: BTreeSet<u16>,
 }
 
 impl Aggregator {
@@ -270,7 +271,7 @@ impl Aggregator {
         let Some(window) = self.windows.remove(&key) else { return };
         self.changed.windows.insert(key);
         self.changed.regions.extend(window.regions.keys());
-        self.changed.memory = true;
+        self.changed.memory.extend(window.regions.keys());
         self.counts.windows_judged += window.regions.len() as u64;
         let silent = self.sessions.iter().filter(|s| s.silent).map(|s| s.agent.as_str());
         let silent: BTreeSet<u16> =
@@ -354,11 +355,9 @@ impl Aggregator {
             let part = self.windows.get(key).map(|w| Part::Window(Box::new(w.clone())));
             changes.push(Change { key: format!("window/{}/{}", key.0.0, key.1), part });
         }
-        if changed.memory {
-            changes.push(Change {
-                key: "memory".into(),
-                part: Some(Part::Memory(Box::new(self.memory.clone()))),
-            });
+        if !changed.memory.is_empty() {
+            let parts = self.memory.parts(&changed.memory).into_iter();
+            changes.extend(parts.map(|(key, part)| Change { key, part: Some(Part::Memory(Box::new(part))) }));
         }
         for id in self.journal.take_changed() {
             let part = self.journal.get(&id).map(|i| Part::Incident(Box::new(i.clone())));
@@ -367,13 +366,20 @@ impl Aggregator {
         changes
     }
 
+    /// Forgets what changed, where nobody commits it: in a replay.
+    pub fn forget_changes(&mut self) {
+        self.changed = Changed::default();
+        drop(self.journal.take_changed());
+    }
+
     /// The whole persistent state, as parts in the order that [`Aggregator::restore`] accepts.
     pub fn state(&self) -> Vec<Part> {
         let mut parts = vec![Part::Names(Box::new(self.fleet.names.clone()))];
         parts.extend(self.sessions.iter().map(|s| Part::Session(Box::new(s.clone()))));
         parts.extend(self.fleet.regions.iter().map(|r| Part::Region(Box::new(r.clone()))));
         parts.extend(self.windows.values().map(|w| Part::Window(Box::new(w.clone()))));
-        parts.push(Part::Memory(Box::new(self.memory.clone())));
+        let memory = self.memory.parts(&self.memory.regions()).into_values();
+        parts.extend(memory.map(|part| Part::Memory(Box::new(part))));
         parts.extend(self.journal.iter().map(|i| Part::Incident(Box::new(i.clone()))));
         parts
     }
@@ -389,7 +395,7 @@ impl Aggregator {
                 Part::Names(names) => restored.fleet.names = *names,
                 Part::Region(region) => regions.push(*region),
                 Part::Window(window) => drop(restored.windows.insert(window.key(), *window)),
-                Part::Memory(memory) => restored.memory = *memory,
+                Part::Memory(memory) => restored.memory.merge(*memory),
                 Part::Incident(incident) => restored.journal.restore(*incident),
             }
         }

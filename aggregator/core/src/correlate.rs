@@ -2,7 +2,7 @@
 //!
 //! It must never let a fault explain itself: a cell is compared with other stacks and other devices only. The hard case
 //! is few peers: where two disagree, the smaller shared part counts, so that one fault is never everybody's mode.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Added to counts before a ratio is taken, so that empty cells have one (Jeffreys' prior for a Poisson rate).
 const PSEUDO_COUNT: f64 = 0.5;
@@ -70,18 +70,16 @@ pub(crate) fn take_common_mode(points: &mut [Point]) -> CommonMode {
     if groups.len() < 2 {
         return take_mode_of_devices(points, &devices, groups);
     }
-    let without = centres(points, &groups, &devices);
-    let modes: Vec<f64> = points
-        .iter()
-        .map(|point| {
-            let others = groups.iter().filter(|group| **group != point.group);
-            shared(others.filter_map(|group| without.get(&(*group, Some(point.device))).copied()).collect())
-        })
-        .collect();
-    for (point, mode) in points.iter_mut().zip(modes) {
-        point.take_off(mode);
+    let centres = centres(points, &groups, &devices);
+    let mut others = Vec::with_capacity(groups.len());
+    for point in points {
+        others.clear();
+        others.extend(
+            centres.iter().filter(|it| it.group != point.group).filter_map(|it| it.without(point.device)),
+        );
+        point.take_off(shared(&mut others));
     }
-    let value = shared(groups.iter().filter_map(|group| without.get(&(*group, None)).copied()).collect());
+    let value = shared(&mut centres.iter().filter_map(|it| it.all).collect::<Vec<f64>>());
     CommonMode { value, groups, by_device: false }
 }
 
@@ -90,13 +88,12 @@ fn take_mode_of_devices(points: &mut [Point], devices: &BTreeSet<u16>, groups: B
         points.iter_mut().for_each(|point| point.take_off(0.0));
         return CommonMode { value: 0.0, groups, by_device: false };
     }
-    let without = centres(points, &groups, devices);
-    let of = |point: &Point| without.get(&(point.group, Some(point.device))).copied().unwrap_or(0.0);
-    let modes: Vec<f64> = points.iter().map(of).collect();
-    for (point, mode) in points.iter_mut().zip(modes) {
-        point.take_off(mode);
+    let centres = centres(points, &groups, devices);
+    let own = centres.first();
+    for point in points {
+        point.take_off(own.and_then(|it| it.without(point.device)).unwrap_or(0.0));
     }
-    let value = groups.iter().filter_map(|group| without.get(&(*group, None)).copied()).next().unwrap_or(0.0);
+    let value = own.and_then(|it| it.all).unwrap_or(0.0);
     CommonMode { value, groups, by_device: true }
 }
 
@@ -111,26 +108,39 @@ impl Point {
     }
 }
 
+/// The centre of one group.
+struct Centre {
+    group: u16,
+    all: Option<f64>,
+    /// Of the group's other devices, by the device left out, in order of places.
+    without: Vec<(u16, f64)>,
+}
+
+impl Centre {
+    /// The centre with `device` left out: that of all where the group has nothing of it.
+    fn without(&self, device: u16) -> Option<f64> {
+        let found = self.without.binary_search_by_key(&device, |(known, _)| *known);
+        found.map_or(self.all, |place| Some(self.without[place].1))
+    }
+}
+
 /// The weighted median of each group, over all its devices and with each device left out. A group that has no other
 /// device keeps the one it has.
-fn centres(
-    points: &[Point],
-    groups: &BTreeSet<u16>,
-    devices: &BTreeSet<u16>,
-) -> BTreeMap<(u16, Option<u16>), f64> {
-    let mut centres = BTreeMap::new();
-    for group in groups {
-        let mut members: Vec<&Point> = points.iter().filter(|p| p.group == *group).collect();
-        members.sort_by(|a, b| a.log_ratio.total_cmp(&b.log_ratio));
-        let all = weighted_median(members.iter().map(|p| (p.log_ratio, p.weight())));
-        for device in devices {
-            let others = members.iter().filter(|p| p.device != *device).map(|p| (p.log_ratio, p.weight()));
-            let centre = weighted_median(others).or(all);
-            centres.extend(centre.map(|centre| ((*group, Some(*device)), centre)));
-        }
-        centres.extend(all.map(|centre| ((*group, None), centre)));
-    }
-    centres
+fn centres(points: &[Point], groups: &BTreeSet<u16>, devices: &BTreeSet<u16>) -> Vec<Centre> {
+    let centre = |group: &u16| {
+        let of_group = points.iter().filter(|p| p.group == *group);
+        let mut members: Vec<(f64, f64, u16)> =
+            of_group.map(|p| (p.log_ratio, p.weight(), p.device)).collect();
+        members.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let all = weighted_median(members.iter().map(|m| (m.0, m.1)));
+        let present = devices.iter().filter(|device| members.iter().any(|m| m.2 == **device));
+        let without = |device: &u16| {
+            let others = members.iter().filter(|m| m.2 != *device).map(|m| (m.0, m.1));
+            Some((*device, weighted_median(others).or(all)?))
+        };
+        Centre { group: *group, all, without: present.filter_map(without).collect() }
+    };
+    groups.iter().map(centre).collect()
 }
 
 /// The lower weighted median of values in ascending order.
@@ -147,7 +157,7 @@ fn weighted_median(sorted: impl Iterator<Item = (f64, f64)> + Clone) -> Option<f
 }
 
 /// What a majority shares: the median; between two middle values the one nearer to zero, or zero when they disagree.
-fn shared(mut values: Vec<f64>) -> f64 {
+fn shared(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     let count = values.len();
     if count == 0 {
@@ -230,10 +240,10 @@ mod tests {
 
     #[test]
     fn what_is_shared_needs_a_majority() {
-        assert_eq!(shared(vec![]), 0.0);
-        assert_eq!(shared(vec![-1.0, 0.0]), 0.0);
-        assert_eq!(shared(vec![-1.0, -0.2]), -0.2);
-        assert_eq!(shared(vec![-1.0, 0.0, 0.1]), 0.0);
-        assert_eq!(shared(vec![0.3, 0.5, 0.4, 9.0]), 0.4);
+        assert_eq!(shared(&mut []), 0.0);
+        assert_eq!(shared(&mut [-1.0, 0.0]), 0.0);
+        assert_eq!(shared(&mut [-1.0, -0.2]), -0.2);
+        assert_eq!(shared(&mut [-1.0, 0.0, 0.1]), 0.0);
+        assert_eq!(shared(&mut [0.3, 0.5, 0.4, 9.0]), 0.4);
     }
 }

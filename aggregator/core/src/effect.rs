@@ -51,7 +51,7 @@ pub enum Part {
     Region(Box<Region>),
     /// A window that waits to be judged.
     Window(Box<PendingWindow>),
-    /// The learned noise.
+    /// The learned noise of one region, or of what belongs to several.
     Memory(Box<Memory>),
     /// One incident.
     Incident(Box<Incident>),
@@ -60,7 +60,8 @@ pub enum Part {
 /// A part that changed: to be written under its key, or removed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
-    /// Names the part: `session/<agent>`, `names`, `region/<name>`, `window/<start>/<width>`, `memory`, `incident/<id>`.
+    /// Names the part: `session/<agent>`, `names`, `region/<name>`, `window/<start>/<width>`, `memory/<place>`,
+    /// `incident/<id>`.
     pub key: String,
     /// What to write; none to remove.
     pub part: Option<Part>,

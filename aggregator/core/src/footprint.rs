@@ -24,15 +24,19 @@ const fn vector_item<T>() -> usize {
 /// A cell of the lattice, with the names of a device and a stack that no other cell has.
 pub const CELL_BYTES: u64 = (vector_item::<Cell>()
     + tree_entry::<(u16, u16), u32>()
+    + vector_item::<Vec<(u16, u32)>>()
     + 4 * (NAME_BYTES_MAX + 2 * size_of::<String>())) as u64;
 
-/// A metric of a cell: its sums and history, and what is learned of the noise of its scopes.
+/// A metric of a cell: its sums and history, its scopes, and what is learned of their noise.
 pub const SERIES_BYTES: u64 = (vector_item::<Series>()
-    + tree_entry::<(u32, u16), u32>()
-    + SCOPES_PER_SERIES * tree_entry::<ScopeKey, Noise>()) as u64;
+    + vector_item::<(u16, u32)>()
+    + SCOPES_PER_SERIES
+        * (tree_entry::<ScopeKey, Noise>()
+            + vector_item::<(ScopeKey, Vec<usize>)>()
+            + vector_item::<usize>())) as u64;
 
 /// A metric of a cell in a window that waits.
-pub const ROLL_UP_BYTES: u64 = tree_entry::<u32, Sum>() as u64;
+pub const ROLL_UP_BYTES: u64 = vector_item::<Option<Sum>>() as u64;
 
 /// A deviation in a window that waits, its tags at their longest.
 pub const DEVIATION_BYTES: u64 = (vector_item::<Deviating>() + TAG_SET_BYTES_MAX) as u64;

@@ -10,7 +10,7 @@ use vedette_common::{AgentId, Now, WallMs};
 use crate::counts::{Counts, Reason};
 use crate::region::Fleet;
 use crate::settings::Limits;
-use crate::window::{Deviating, PendingWindow, Sum};
+use crate::window::{Deviating, PendingWindow, RegionWindow, Sum};
 
 /// The widest window that a region can have.
 pub(crate) const WINDOW_MS_MAX: u32 = 3_600_000;
@@ -39,6 +39,37 @@ pub(crate) struct Touched {
 /// A cell of the summary with its place: region, cell, and the window that takes its rows.
 type Place = (u16, u32, (WallMs, u32));
 
+/// A region of the summary with the window that takes its rows.
+type RegionPlace = (u16, (WallMs, u32));
+
+/// Names of one summary that found their places, by their index in it: each is looked up once.
+#[derive(Default)]
+struct Found {
+    regions: Vec<(u8, RegionPlace)>,
+    devices: Vec<(u8, u16)>,
+    stacks: Vec<(u8, u16)>,
+}
+
+/// What is known of `index`, or what `look_up` finds now; a failure is not remembered, so that each is counted.
+fn recall<T: Copy>(known: &mut Vec<(u8, T)>, index: u8, look_up: impl FnOnce() -> Option<T>) -> Option<T> {
+    if let Some((_, value)) = known.iter().find(|(other, _)| *other == index) {
+        return Some(*value);
+    }
+    let value = look_up()?;
+    known.push((index, value));
+    Some(value)
+}
+
+/// The rows of one summary on their way.
+struct Rows<'a> {
+    strings: &'a [&'a str],
+    places: &'a [Option<Place>],
+    /// Metrics that were looked up, by their index in the summary.
+    metrics: Vec<(u8, u16)>,
+    /// The region whose rows come, their window, and what the region reported of it.
+    open: Option<(u16, (WallMs, u32), RegionWindow)>,
+}
+
 impl Intake<'_> {
     /// Adds the rows of `summary` to the windows that they belong to. An empty one says of the regions that its agent
     /// reported before, `known`, that there was nothing.
@@ -53,17 +84,24 @@ impl Intake<'_> {
         let size_before = self.lattice_size();
         let strings = summary.strings.resolve();
         let reporter = self.fleet.names.reporters.intern(agent.as_str(), usize::from(u16::MAX)).unwrap_or(0);
+        let mut found = Found::default();
         let places: Vec<Option<Place>> = summary
             .cells
             .iter()
-            .map(|cell| self.place(now, reporter, &strings, *cell, summary, &mut touched))
+            .map(|cell| {
+                let place = self.place(now, &strings, *cell, summary, &mut found, &mut touched)?;
+                self.fleet.regions[usize::from(place.0)].cells[place.1 as usize].reporter = reporter;
+                Some(place)
+            })
             .collect();
+        let mut rows = Rows { strings: &strings, places: &places, metrics: Vec::new(), open: None };
         for roll_up in &summary.roll_ups {
-            self.take_roll_up(&strings, &places, roll_up);
+            self.take_roll_up(&mut rows, roll_up);
         }
         for deviation in &summary.deviations {
-            self.take_deviation(&strings, &places, deviation, summary);
+            self.take_deviation(&mut rows, deviation, summary);
         }
+        self.close(&mut rows);
         touched.lattice = self.lattice_size() != size_before;
         touched
     }
@@ -79,10 +117,10 @@ impl Intake<'_> {
     fn place(
         &mut self,
         now: Now,
-        reporter: u16,
         strings: &[&str],
         cell: CellName,
         summary: &Summary,
+        found: &mut Found,
         touched: &mut Touched,
     ) -> Option<Place> {
         let name = |index: u8| strings.get(usize::from(index)).copied();
@@ -92,19 +130,21 @@ impl Intake<'_> {
             self.counts.add(Reason::BadIndex, 1);
             return None;
         };
-        let region = self.fleet.region(region, summary.window_ms, self.limits, self.counts)?;
-        let window = self.window(now, region, summary, touched)?;
-        let names_max = self.limits.cells_per_region_max;
-        let device = self.fleet.names.devices.intern(device, names_max);
-        let stack = self.fleet.names.stacks.intern(stack, names_max);
+        let (region, window) = recall(&mut found.regions, cell.region, || {
+            let region = self.fleet.region(region, summary.window_ms, self.limits, self.counts)?;
+            let window = self.window(now, region, summary, touched)?;
+            touched.regions.insert(region);
+            Some((region, window))
+        })?;
+        let (names, names_max) = (&mut self.fleet.names, self.limits.cells_per_region_max);
+        let device = recall(&mut found.devices, cell.device, || names.devices.intern(device, names_max));
+        let stack = recall(&mut found.stacks, cell.stack, || names.stacks.intern(stack, names_max));
         let (Some(device), Some(stack)) = (device, stack) else {
             self.counts.add(Reason::CellsFull, 1);
             return None;
         };
         let lattice = &mut self.fleet.regions[usize::from(region)];
         let place = lattice.cell(device, stack, self.limits, self.counts)?;
-        lattice.cells[place as usize].reporter = reporter;
-        touched.regions.insert(region);
         Some((region, place, window))
     }
 
@@ -136,55 +176,61 @@ impl Intake<'_> {
         Some(key)
     }
 
-    fn series(
-        &mut self,
-        strings: &[&str],
-        places: &[Option<Place>],
-        cell: u8,
-        metric: u8,
-    ) -> Option<(Place, u32)> {
-        let (Some(place), Some(metric)) = (places.get(usize::from(cell)), strings.get(usize::from(metric)))
+    /// The series of a row; the window of its region is open in `rows` from then on.
+    fn series(&mut self, rows: &mut Rows<'_>, cell: u8, metric: u8) -> Option<u32> {
+        let (Some(place), Some(name)) =
+            (rows.places.get(usize::from(cell)), rows.strings.get(usize::from(metric)))
         else {
             self.counts.add(Reason::BadIndex, 1);
             return None;
         };
         // A cell without a place was counted when it was looked for.
-        let place = (*place)?;
-        let Some(metric) = self.fleet.names.metrics.intern(metric, self.limits.metrics_max) else {
+        let (region, cell, window) = (*place)?;
+        let metrics = &mut self.fleet.names.metrics;
+        let metric = recall(&mut rows.metrics, metric, || metrics.intern(name, self.limits.metrics_max));
+        let Some(metric) = metric else {
             self.counts.add(Reason::MetricsFull, 1);
             return None;
         };
         let series =
-            self.fleet.regions[usize::from(place.0)].series(place.1, metric, self.limits, self.counts)?;
-        Some((place, series))
+            self.fleet.regions[usize::from(region)].series(cell, metric, self.limits, self.counts)?;
+        self.open(rows, region, window);
+        Some(series)
     }
 
-    fn take_roll_up(&mut self, strings: &[&str], places: &[Option<Place>], row: &RollUp) {
-        let Some(((region, _, window), series)) = self.series(strings, places, row.cell, row.metric) else {
+    /// Takes what a region reported of a window out of it while its rows come, for they come together.
+    fn open(&mut self, rows: &mut Rows<'_>, region: u16, window: (WallMs, u32)) {
+        if rows.open.as_ref().is_some_and(|open| (open.0, open.1) == (region, window)) {
             return;
-        };
+        }
+        self.close(rows);
+        let known = self.windows.get_mut(&window).and_then(|pending| pending.regions.remove(&region));
+        rows.open = Some((region, window, known.unwrap_or_default()));
+    }
+
+    fn close(&mut self, rows: &mut Rows<'_>) {
+        let Some((region, window, reported)) = rows.open.take() else { return };
+        if let Some(pending) = self.windows.get_mut(&window) {
+            pending.regions.insert(region, reported);
+        }
+    }
+
+    fn take_roll_up(&mut self, rows: &mut Rows<'_>, row: &RollUp) {
+        let Some(series) = self.series(rows, row.cell, row.metric) else { return };
         let (observed, expected) = (f64::from(row.observed.to_f32()), f64::from(row.expected.to_f32()));
         if !observed.is_finite() || !expected.is_finite() {
             self.counts.add(Reason::BadValue, 1);
             return;
         }
-        let Some(pending) = self.windows.get_mut(&window) else { return };
-        let sums = &mut pending.regions.entry(region).or_default().sums;
-        sums.entry(series).or_default().add(Sum { observed, expected, count: row.count });
+        let Some((.., reported)) = &mut rows.open else { return };
+        reported.sums.add(series, Sum { observed, expected, count: row.count });
         self.counts.roll_ups += 1;
     }
 
-    fn take_deviation(
-        &mut self,
-        strings: &[&str],
-        places: &[Option<Place>],
-        row: &Deviation,
-        summary: &Summary,
-    ) {
-        let Some(((region, _, window), series)) = self.series(strings, places, row.cell, row.metric) else {
-            return;
-        };
-        let tags = if row.tags == NO_TAGS { Some("") } else { strings.get(usize::from(row.tags)).copied() };
+    fn take_deviation(&mut self, rows: &mut Rows<'_>, row: &Deviation, summary: &Summary) {
+        let Some(series) = self.series(rows, row.cell, row.metric) else { return };
+        let tags =
+            if row.tags == NO_TAGS { Some("") } else { rows.strings.get(usize::from(row.tags)).copied() };
         let Some(tags) = tags else {
             self.counts.add(Reason::BadIndex, 1);
             return;
@@ -201,9 +247,8 @@ impl Intake<'_> {
             score: f64::from(row.score.to_f32()),
             shape: row.shape,
         };
-        let Some(pending) = self.windows.get_mut(&window) else { return };
-        let lost =
-            pending.regions.entry(region).or_default().keep(deviating, self.limits.deviations_per_window_max);
+        let Some((.., reported)) = &mut rows.open else { return };
+        let lost = reported.keep(deviating, self.limits.deviations_per_window_max);
         self.counts.add(Reason::DeviationsFull, u64::from(lost));
         self.counts.deviations += 1;
     }

@@ -14,20 +14,22 @@ use crate::errors::Roles;
 use crate::evidence::Direction;
 use crate::incident::{Finding, Source};
 use crate::journal::Journal;
-use crate::region::{Fleet, HISTORY_WINDOWS};
+use crate::region::{Fleet, HISTORY_WINDOWS, Names};
 use crate::schedule::{Schedule, Silence};
-use crate::scopes::{self, ALL, LONG_VARIANCE, Noise, ScopeKey, Search};
+use crate::scopes::{self, ALL, GROUP, LONG_VARIANCE, Membership, Noise, ScopeKey, Search};
 use crate::settings::{MetricSettings, Role, Settings};
 use crate::window::PendingWindow;
 use crate::{combine, lone, telemetry, verdict};
 
 /// What the judgement has learned. About 40 bytes for each scope: some seven times the cells.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(from = "StoredMemory", into = "StoredMemory")]
 pub struct Memory {
     noise: BTreeMap<ScopeKey, Noise>,
     /// Metrics that had a value between whole numbers: they do not count things.
     measures: BTreeSet<u16>,
+    /// The scopes of each metric as they were in its latest window; not stored.
+    memberships: BTreeMap<u16, Membership>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -38,13 +40,51 @@ struct StoredMemory {
 
 impl From<StoredMemory> for Memory {
     fn from(stored: StoredMemory) -> Self {
-        Self { noise: stored.noise.into_iter().collect(), measures: stored.measures.into_iter().collect() }
+        Self {
+            noise: stored.noise.into_iter().collect(),
+            measures: stored.measures.into_iter().collect(),
+            memberships: BTreeMap::new(),
+        }
+    }
+}
+
+impl PartialEq for Memory {
+    fn eq(&self, other: &Self) -> bool {
+        self.noise == other.noise && self.measures == other.measures
     }
 }
 
 impl From<Memory> for StoredMemory {
     fn from(memory: Memory) -> Self {
         Self { noise: memory.noise.into_iter().collect(), measures: memory.measures.into_iter().collect() }
+    }
+}
+
+impl Memory {
+    /// Takes in a stored part.
+    pub(crate) fn merge(&mut self, part: Self) {
+        self.noise.extend(part.noise);
+        self.measures.extend(part.measures);
+    }
+
+    /// What was learned of the regions `regions`, by region, with its name as a part of the state. What belongs to
+    /// several regions stands in a part of its own.
+    pub(crate) fn parts(&self, regions: &BTreeSet<u16>) -> BTreeMap<String, Self> {
+        let mut parts: BTreeMap<u16, Self> =
+            regions.iter().map(|region| (*region, Self::default())).collect();
+        parts.insert(ALL, Self { measures: self.measures.clone(), ..Self::default() });
+        for (key, noise) in &self.noise {
+            if let Some(part) = parts.get_mut(&key.region) {
+                part.noise.insert(*key, *noise);
+            }
+        }
+        let name = |region: u16| if region == ALL { "memory/all".into() } else { format!("memory/{region}") };
+        parts.into_iter().map(|(region, part)| (name(region), part)).collect()
+    }
+
+    /// Every region that something was learned of.
+    pub(crate) fn regions(&self) -> BTreeSet<u16> {
+        self.noise.keys().map(|key| key.region).collect()
     }
 }
 
@@ -67,8 +107,10 @@ pub(crate) struct Bench<'a> {
     pub(crate) roles: Roles,
     /// The group of each stack.
     pub(crate) groups: BTreeMap<u16, u16>,
-    /// Scopes of leftovers that were told and are not over.
-    live: BTreeSet<Scope>,
+    /// The rank of each device's and each stack's name.
+    ranks: (Vec<u16>, Vec<u16>),
+    /// Scopes of leftovers that were told and are not over: region, device, stack or group.
+    live: BTreeSet<[u16; 3]>,
 }
 
 /// Judges the regions of `window` together.
@@ -104,9 +146,9 @@ fn absorb(fleet: &mut Fleet, memory: &mut Memory, window: &PendingWindow) {
         for series in &mut region.series {
             (series.latest, series.score) = (Default::default(), 0.0);
         }
-        for (index, sum) in &reported.sums {
-            let Some(series) = region.series.get_mut(*index as usize) else { continue };
-            series.latest = *sum;
+        for (index, sum) in reported.sums.iter() {
+            let Some(series) = region.series.get_mut(index as usize) else { continue };
+            series.latest = sum;
             series.age = series.age.saturating_add(u32::from(sum.count > 0));
             if sum.observed.fract() != 0.0 {
                 memory.measures.insert(series.metric);
@@ -144,14 +186,16 @@ impl<'a> Bench<'a> {
                 .collect()
         };
         let order = fleet.names.regions.sorted();
+        let groups = combine::groups(fleet, &case.settings.depends_on);
         let live = case.journal.iter().filter(|i| i.is_live() && i.source == Source::Leftover);
         Self {
             case,
             window,
+            ranks: (fleet.names.devices.ranks(), fleet.names.stacks.ranks()),
             regions: order.filter(|region| window.regions.contains_key(region)).collect(),
             roles: Roles { errors: of_role(Role::Errors), traffic: of_role(Role::Traffic) },
-            groups: combine::groups(fleet, &case.settings.depends_on),
-            live: live.map(|incident| incident.scope.clone()).collect(),
+            live: live.filter_map(|incident| places(fleet, &groups, &incident.scope)).collect(),
+            groups,
         }
     }
 
@@ -200,10 +244,10 @@ impl<'a> Bench<'a> {
         mut points: Vec<Point>,
     ) -> Vec<Finding> {
         let judgement = &self.case.settings.judgement;
-        let scopes = scopes::members(metric, &points);
-        let is_live =
-            |key: ScopeKey| !self.live.is_empty() && self.live.contains(&self.scope(fleet, key, None));
-        scopes::learn(&mut memory.noise, &scopes, &points, judgement, &is_live);
+        let mut membership = memory.memberships.remove(&metric).unwrap_or_default();
+        let scopes = membership.of(metric, &points);
+        let is_live = |key: ScopeKey| self.live.contains(&[key.region, key.device, key.stack]);
+        scopes::learn(&mut memory.noise, scopes, &points, judgement, &is_live);
         let allowed = self.allowed(fleet, metric);
         let base = match settings.role {
             Role::Traffic => judgement.significance_with_errors,
@@ -212,7 +256,7 @@ impl<'a> Bench<'a> {
         let lower = base.min(judgement.significance * judgement.hysteresis);
         let matters = |direction| verdict::matters(settings.alarm_on, direction);
         let search = Search {
-            noise: &memory.noise,
+            noise: &scopes::noises(&memory.noise, scopes),
             settings: judgement,
             allowed: &allowed,
             needed: &|key| if is_live(key) { lower } else { base },
@@ -224,7 +268,8 @@ impl<'a> Bench<'a> {
             directions: (matters(Direction::Drop), matters(Direction::Rise)),
         };
         let original = points.clone();
-        let found = search.explain(&scopes, &mut points);
+        let found = search.explain(scopes, &mut points);
+        memory.memberships.insert(metric, membership);
         found.iter().filter_map(|pooled| self.leftover(fleet, settings, modes, pooled, &original)).collect()
     }
 
@@ -258,22 +303,24 @@ impl<'a> Bench<'a> {
                 explained: 0.0,
             });
         }
-        let names = &fleet.names;
-        points.sort_by_key(|p| (names.devices.get(p.device), names.stacks.get(p.stack)));
+        let (devices, stacks) = &self.ranks;
+        points.sort_by_key(|p| (devices[usize::from(p.device)], stacks[usize::from(p.stack)]));
         points
     }
 
     /// The least common mode to allow for: what lingers of one, more where the calendar announces an event.
-    fn allowed(&self, fleet: &Fleet, metric: u16) -> BTreeMap<u16, f64> {
+    fn allowed(&self, fleet: &Fleet, metric: u16) -> Vec<Option<f64>> {
         let announced = 1.5 * self.case.settings.judgement.common_mode_min;
         let names = &fleet.names.regions;
         let least = |place: &u16| {
             let region = fleet.get(*place)?;
             let lingering = region.common_modes.get(&metric).map_or(0.0, |shared| shared.lingering);
             let covered = self.case.schedule.covering(names.get(*place), self.window.start).next().is_some();
-            Some((*place, lingering.max(if covered { announced } else { 0.0 })))
+            Some(lingering.max(if covered { announced } else { 0.0 }))
         };
-        self.regions.iter().filter_map(least).collect()
+        let mut allowed = vec![None; fleet.regions.len()];
+        self.regions.iter().for_each(|place| allowed[usize::from(*place)] = least(place));
+        allowed
     }
 
     /// Whether an event that was told is not over in one of `regions`.
@@ -284,6 +331,27 @@ impl<'a> Bench<'a> {
             common.flat_map(|incident| &incident.scope.region).filter_map(|name| names.find(name));
         places.any(|place| regions.contains(&place))
     }
+}
+
+/// The places of a scope with at most one region and one device, and one stack, a whole group or all; the inverse of
+/// [`Bench::scope`].
+fn places(fleet: &Fleet, groups: &BTreeMap<u16, u16>, scope: &Scope) -> Option<[u16; 3]> {
+    let names = &fleet.names;
+    let one = |listed: &[String], of: &Names| match listed {
+        [] => Some(ALL),
+        [name] => of.find(name),
+        _ => None,
+    };
+    let stack = match scope.stack.as_slice() {
+        [first, _, ..] => {
+            let group = *groups.get(&names.stacks.find(first)?)?;
+            let members = groups.iter().filter(|(_, of)| **of == group).map(|(stack, _)| *stack);
+            let members: BTreeSet<&str> = members.map(|stack| names.stacks.get(stack)).collect();
+            members.iter().eq(&scope.stack).then_some(GROUP | group)?
+        }
+        few => one(few, &names.stacks)?,
+    };
+    Some([one(&scope.region, &names.regions)?, one(&scope.device, &names.devices)?, stack])
 }
 
 /// Remembers the common mode and leftovers of the window, and completes the points with the longer horizon.

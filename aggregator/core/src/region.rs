@@ -61,6 +61,13 @@ impl Names {
         self.places.values().copied()
     }
 
+    /// The rank of each place's name among all names.
+    pub(crate) fn ranks(&self) -> Vec<u16> {
+        let mut ranks = vec![0; self.names.len()];
+        (0..).zip(self.sorted()).for_each(|(rank, place): (u16, u16)| ranks[usize::from(place)] = rank);
+        ranks
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.names.len()
     }
@@ -139,8 +146,9 @@ pub struct Region {
     pub(crate) common_modes: BTreeMap<u16, Shared>,
     #[serde(skip)]
     cell_places: BTreeMap<(u16, u16), u32>,
+    /// The series of each cell, by metric.
     #[serde(skip)]
-    series_places: BTreeMap<(u32, u16), u32>,
+    series_places: Vec<Vec<(u16, u32)>>,
 }
 
 impl Region {
@@ -153,14 +161,20 @@ impl Region {
             series: Vec::new(),
             common_modes: BTreeMap::new(),
             cell_places: BTreeMap::new(),
-            series_places: BTreeMap::new(),
+            series_places: Vec::new(),
         }
     }
 
     /// Builds the look-ups again that are not part of the stored state.
     pub(crate) fn restored(mut self) -> Self {
         self.cell_places = (0..).zip(&self.cells).map(|(place, c)| ((c.device, c.stack), place)).collect();
-        self.series_places = (0..).zip(&self.series).map(|(place, s)| ((s.cell, s.metric), place)).collect();
+        self.series_places = vec![Vec::new(); self.cells.len()];
+        for (place, series) in (0..).zip(&self.series) {
+            if let Some(places) = self.series_places.get_mut(series.cell as usize) {
+                places.push((series.metric, place));
+                places.sort_unstable();
+            }
+        }
         self
     }
 
@@ -181,6 +195,7 @@ impl Region {
         let place = u32::try_from(self.cells.len()).ok()?;
         let seen = WallMs(i64::MIN);
         self.cells.push(Cell { device, stack, reporter: 0, seen, streak: 0, run: 0, usual_gap: 0 });
+        self.series_places.push(Vec::new());
         self.cell_places.insert((device, stack), place);
         Some(place)
     }
@@ -192,21 +207,25 @@ impl Region {
         limits: &Limits,
         counts: &mut Counts,
     ) -> Option<u32> {
-        if let Some(place) = self.series_places.get(&(cell, metric)) {
-            return Some(*place);
-        }
+        let places = self.series_places.get_mut(cell as usize)?;
+        let free = match places.binary_search_by_key(&metric, |(known, _)| *known) {
+            Ok(found) => return Some(places[found].1),
+            Err(free) => free,
+        };
         if self.series.len() >= limits.series_per_region_max {
             counts.add(Reason::SeriesFull, 1);
             return None;
         }
         let place = u32::try_from(self.series.len()).ok()?;
         self.series.push(Series::new(cell, metric));
-        self.series_places.insert((cell, metric), place);
+        places.insert(free, (metric, place));
         Some(place)
     }
 
     pub(crate) fn find_series(&self, cell: u32, metric: u16) -> Option<&Series> {
-        self.series_places.get(&(cell, metric)).and_then(|place| self.series.get(*place as usize))
+        let places = self.series_places.get(cell as usize)?;
+        let found = places.binary_search_by_key(&metric, |(known, _)| *known).ok()?;
+        self.series.get(places[found].1 as usize)
     }
 }
 

@@ -35,6 +35,12 @@ pub(crate) struct ScopeKey {
 }
 
 impl ScopeKey {
+    /// Every scope of one metric.
+    fn all_of(metric: u16) -> std::ops::RangeInclusive<Self> {
+        let bound = |place| Self { metric, region: place, device: place, stack: place };
+        bound(0)..=bound(u16::MAX)
+    }
+
     /// The key as one number in the same order.
     fn packed(self) -> u64 {
         let places = [self.metric, self.region, self.device, self.stack];
@@ -111,10 +117,11 @@ impl Pooled {
 
 /// What the search needs to know besides the points.
 pub(crate) struct Search<'a> {
-    pub(crate) noise: &'a BTreeMap<ScopeKey, Noise>,
+    /// What is learned of each scope's noise, in the order of the scopes.
+    pub(crate) noise: &'a [Noise],
     pub(crate) settings: &'a Judgement,
-    /// The least common mode to allow for, by region: larger while an event lingers or is announced.
-    pub(crate) allowed: &'a BTreeMap<u16, f64>,
+    /// The least common mode to allow for, by the region's place: larger while an event lingers or is announced.
+    pub(crate) allowed: &'a [Option<f64>],
     /// The significance that a scope needs; lower for those of live incidents.
     pub(crate) needed: &'a dyn Fn(ScopeKey) -> f64,
     /// The least leftover that matters.
@@ -126,6 +133,27 @@ pub(crate) struct Search<'a> {
 /// The members of every scope, in order of keys.
 pub(crate) type Scopes = Vec<(ScopeKey, Vec<usize>)>;
 
+/// The scopes of a metric, kept from window to window: they change only when other cells take part.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Membership {
+    cells: Vec<[u16; 4]>,
+    scopes: Scopes,
+}
+
+impl Membership {
+    /// The scopes that `points` make up.
+    pub(crate) fn of(&mut self, metric: u16, points: &[Point]) -> &Scopes {
+        let cell = |p: &Point| [p.region, p.device, p.stack, p.group];
+        if self.cells.len() != points.len()
+            || !self.cells.iter().zip(points).all(|(known, p)| *known == cell(p))
+        {
+            self.cells = points.iter().map(cell).collect();
+            self.scopes = members(metric, points);
+        }
+        &self.scopes
+    }
+}
+
 /// The members of every scope that the points make up.
 pub(crate) fn members(metric: u16, points: &[Point]) -> Scopes {
     let several = points.windows(2).any(|pair| pair[0].region != pair[1].region);
@@ -135,10 +163,11 @@ pub(crate) fn members(metric: u16, points: &[Point]) -> Scopes {
         .filter(|p| *stack_of.entry(p.group).or_insert(p.stack) != p.stack)
         .map(|p| p.group)
         .collect();
-    let mut pairs: Vec<(ScopeKey, usize)> = Vec::with_capacity(10 * points.len());
-    for (index, p) in points.iter().enumerate() {
+    let mut pairs: Vec<(u64, u32, ScopeKey)> = Vec::with_capacity(10 * points.len());
+    for (index, p) in (0u32..).zip(points) {
         let mut add = |region, device, stack| {
-            pairs.push((ScopeKey { metric, region, device, stack }, index));
+            let key = ScopeKey { metric, region, device, stack };
+            pairs.push((key.packed(), index, key));
         };
         for region in [p.region, ALL].into_iter().take(if several { 2 } else { 1 }) {
             add(region, p.device, p.stack);
@@ -150,8 +179,9 @@ pub(crate) fn members(metric: u16, points: &[Point]) -> Scopes {
             }
         }
     }
-    pairs.sort_unstable_by_key(|(key, index)| (key.packed(), *index));
-    let members = |run: &[(ScopeKey, usize)]| (run[0].0, run.iter().map(|(_, index)| *index).collect());
+    pairs.sort_unstable_by_key(|(packed, index, _)| (*packed, *index));
+    let members =
+        |run: &[(u64, u32, ScopeKey)]| (run[0].2, run.iter().map(|(_, index, _)| *index as usize).collect());
     pairs.chunk_by(|a, b| a.0 == b.0).map(members).collect()
 }
 
@@ -174,10 +204,9 @@ const CELL_SPREAD: f64 = 0.08;
 
 impl Search<'_> {
     /// What the scope shows, at the horizon that shows it best. Members and regions are filled in once it is chosen.
-    fn pool(&self, key: ScopeKey, members: &[usize], points: &[Point]) -> Pooled {
-        let noise = self.noise.get(&key).copied().unwrap_or_default();
+    fn pool(&self, key: ScopeKey, noise: &Noise, members: &[usize], points: &[Point]) -> Pooled {
         let explained = members.iter().map(|i| points[*i].explained.abs()).fold(0.0, f64::max);
-        let allowed = members.iter().filter_map(|i| self.allowed.get(&points[*i].region).copied());
+        let allowed = members.iter().filter_map(|i| *self.allowed.get(usize::from(points[*i].region))?);
         let allowed = allowed.sum::<f64>() / members.len().max(1) as f64;
         let mut best = Pooled::nothing(key);
         let mut now = 0.0;
@@ -211,27 +240,47 @@ impl Search<'_> {
 
     /// The fewest scopes that explain what is left over, the best supported first.
     pub(crate) fn explain(&self, scopes: &Scopes, points: &mut [Point]) -> Vec<Pooled> {
+        let pool = |place: usize, points: &[Point]| {
+            let (key, members): &(ScopeKey, Vec<usize>) = &scopes[place];
+            self.pool(*key, &self.noise[place], members, points)
+        };
+        let mut shown: Vec<Pooled> = (0..scopes.len()).map(|place| pool(place, points)).collect();
         let mut found: Vec<Pooled> = Vec::new();
         while found.len() < SCOPES_MAX {
-            let mut best: Option<(Pooled, &[usize])> = None;
-            for (key, members) in scopes {
-                let pooled = self.pool(*key, members, points);
-                let better = best.as_ref().is_none_or(|(known, _)| pooled.gain > known.gain * (1.0 + 1e-9));
-                if better && found.iter().all(|f| f.key != *key) && self.qualifies(&pooled, members, points) {
-                    best = Some((pooled, members));
+            let mut best: Option<usize> = None;
+            for (place, pooled) in shown.iter().enumerate() {
+                let better = best.is_none_or(|known| pooled.gain > shown[known].gain * (1.0 + 1e-9));
+                let is_new = || found.iter().all(|f| f.key != pooled.key);
+                if better && is_new() && self.qualifies(pooled, &scopes[place].1, points) {
+                    best = Some(place);
                 }
             }
-            let Some((mut best, members)) = best else { break };
-            best.members = members.to_vec();
-            best.regions = regions_alike(&best, points);
-            for index in &best.members {
-                let point = &mut points[*index];
-                point.residual.iter_mut().for_each(|residual| *residual -= best.shift);
-                point.explained += best.shift;
+            let Some(best) = best.map(|place| self.take(&shown[place], &scopes[place].1, points)) else {
+                break;
+            };
+            // Only scopes that share a cell with it show something else now.
+            let mut touched = vec![false; points.len()];
+            best.members.iter().for_each(|index| touched[*index] = true);
+            for (place, (_, members)) in scopes.iter().enumerate() {
+                if members.iter().any(|index| touched[*index]) {
+                    shown[place] = pool(place, points);
+                }
             }
             found.push(best);
         }
         found
+    }
+
+    /// Chooses a scope: what it explains is taken off its cells.
+    fn take(&self, pooled: &Pooled, members: &[usize], points: &mut [Point]) -> Pooled {
+        let mut best = Pooled { members: members.to_vec(), ..pooled.clone() };
+        best.regions = regions_alike(&best, points);
+        for index in &best.members {
+            let point = &mut points[*index];
+            point.residual.iter_mut().for_each(|residual| *residual -= best.shift);
+            point.explained += best.shift;
+        }
+        best
     }
 }
 
@@ -268,6 +317,9 @@ pub(crate) fn learn(
     settings: &Judgement,
     rests: &dyn Fn(ScopeKey) -> bool,
 ) {
+    let Some(metric) = scopes.first().map(|(key, _)| key.metric) else { return };
+    let mut known_noise = noise.range_mut(ScopeKey::all_of(metric)).peekable();
+    let mut new = Vec::new();
     for (key, members) in scopes.iter().filter(|(key, _)| !rests(*key)) {
         let (mut shifts, mut known) = ([0.0; HORIZONS], [0.0; HORIZONS]);
         for horizon in 0..HORIZONS {
@@ -276,8 +328,29 @@ pub(crate) fn learn(
             shifts[horizon] = shift;
             known[horizon] = counting + uneven * uneven;
         }
-        noise.entry(*key).or_default().learn(shifts, known, settings.noise_half_life_windows);
+        // Both are in order of their keys, so that one walk finds every scope's noise.
+        while known_noise.next_if(|(other, _)| *other < key).is_some() {}
+        match known_noise.next_if(|(other, _)| *other == key) {
+            Some((_, noise)) => noise.learn(shifts, known, settings.noise_half_life_windows),
+            None => {
+                let mut noise = Noise::default();
+                noise.learn(shifts, known, settings.noise_half_life_windows);
+                new.push((*key, noise));
+            }
+        }
     }
+    noise.extend(new);
+}
+
+/// What is learned of the noise of each of `scopes`, in their order.
+pub(crate) fn noises(noise: &BTreeMap<ScopeKey, Noise>, scopes: &Scopes) -> Vec<Noise> {
+    let Some(metric) = scopes.first().map(|(key, _)| key.metric) else { return Vec::new() };
+    let mut known = noise.range(ScopeKey::all_of(metric)).peekable();
+    let mut of = |key: &ScopeKey| {
+        while known.next_if(|(other, _)| *other < key).is_some() {}
+        known.next_if(|(other, _)| *other == key).map(|(_, noise)| *noise).unwrap_or_default()
+    };
+    scopes.iter().map(|(key, _)| of(key)).collect()
 }
 
 /// Variance from counting of decayed sums, as a share of that of a single window with the same expectation.
@@ -322,15 +395,15 @@ mod tests {
         for _ in 0..500 {
             learn(&mut noise, &members(0, &quiet), &quiet, &settings, &|_| false);
         }
+        let scopes = members(0, &points);
         let search = Search {
-            noise: &noise,
+            noise: &noises(&noise, &scopes),
             settings: &settings,
-            allowed: &BTreeMap::new(),
+            allowed: &[],
             needed: &|_| 4.5,
             residual_min: 0.2,
             directions: (true, false),
         };
-        let scopes = members(0, &points);
         let found = search.explain(&scopes, &mut points);
         found.iter().map(|f| (f.key.region, f.key.device, f.key.stack)).collect()
     }

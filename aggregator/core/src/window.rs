@@ -42,12 +42,54 @@ pub(crate) struct Deviating {
     pub(crate) shape: Shape,
 }
 
+/// The sums of a region's series, by index: dense, for most series report every window.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Vec<(u32, Sum)>", into = "Vec<(u32, Sum)>")]
+pub(crate) struct Sums(Vec<Option<Sum>>);
+
+impl Sums {
+    /// Adds `sum` to what is known of `series`.
+    pub(crate) fn add(&mut self, series: u32, sum: Sum) {
+        let place = series as usize;
+        if self.0.len() <= place {
+            self.0.resize(place + 1, None);
+        }
+        self.0[place].get_or_insert_default().add(sum);
+    }
+
+    /// Every series that reported, in order of their indices.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, Sum)> + '_ {
+        (0..).zip(&self.0).filter_map(|(series, sum)| Some((series, (*sum)?)))
+    }
+}
+
+impl From<Vec<(u32, Sum)>> for Sums {
+    fn from(stored: Vec<(u32, Sum)>) -> Self {
+        let mut sums = Self::default();
+        // An index beyond what any region can hold was not written by this program.
+        let known = stored.into_iter().filter(|(series, _)| *series <= SERIES_PLACE_MAX);
+        known.for_each(|(series, sum)| sums.add(series, sum));
+        sums
+    }
+}
+
+impl From<Sums> for Vec<(u32, Sum)> {
+    fn from(sums: Sums) -> Self {
+        sums.iter().collect()
+    }
+}
+
+/// The last place that a series can have: more than any limit on series allows.
+const SERIES_PLACE_MAX: u32 = 1 << 24;
+
 /// What one region reported of one window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RegionWindow {
-    /// By index into the region's series.
-    pub(crate) sums: BTreeMap<u32, Sum>,
+    pub(crate) sums: Sums,
     pub(crate) deviations: Vec<Deviating>,
+    /// The lowest score among them once they are as many as may be: what is no higher need not be looked at.
+    #[serde(skip)]
+    lowest: Option<f64>,
 }
 
 impl RegionWindow {
@@ -57,10 +99,14 @@ impl RegionWindow {
             self.deviations.push(deviating);
             return false;
         }
+        if self.lowest.is_some_and(|lowest| lowest >= deviating.score) {
+            return true;
+        }
         let lowest = self.deviations.iter_mut().min_by(|a, b| a.score.total_cmp(&b.score));
         if let Some(lowest) = lowest.filter(|lowest| lowest.score < deviating.score) {
             *lowest = deviating;
         }
+        self.lowest = self.deviations.iter().map(|d| d.score).min_by(f64::total_cmp);
         true
     }
 }

@@ -278,8 +278,8 @@ impl<'c> Replay<'c> {
         for agent in &mut self.agents {
             agent.keep_up(now, &self.occurrences);
         }
-        // Nobody commits in a replay; taking the changes keeps the list of them short.
-        drop(self.core.take_changes());
+        // Nobody commits in a replay; forgetting the changes keeps the list of them short.
+        self.core.forget_changes();
     }
 
     fn expand_calendar(&mut self) {
