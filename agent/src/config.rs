@@ -5,18 +5,16 @@
 
 mod check;
 mod memory;
-mod outline;
 mod uplink;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+pub use vedette_common::config::{ConfigError, ConfigErrors};
 
 pub use memory::{Need, needs, worst_case_bytes};
-use outline::Outline;
 pub use uplink::{MqttUplink, MqttVersion, Transport, Transports};
 
 /// Everything that `run` and `check` read from a file. Every key has a default.
@@ -385,37 +383,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// One mistake in a config.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct ConfigError {
-    /// The file as the user named it.
-    pub file: PathBuf,
-    /// Line of the key, from 1; none if the file could not be read.
-    pub line: Option<usize>,
-    /// Dotted path of the key; empty for the file as a whole.
-    pub key: String,
-    /// What is wrong and what would be right.
-    pub problem: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}", self.file.display())?;
-        if let Some(line) = self.line {
-            write!(out, ":{line}")?;
-        }
-        if !self.key.is_empty() {
-            write!(out, ": {}", self.key)?;
-        }
-        write!(out, ": {}", self.problem)
-    }
-}
-
-/// Every mistake in a config, in the order of the file.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-pub struct ConfigErrors(pub Vec<ConfigError>);
-
 impl Config {
     /// Reads the settings from `file`, or takes the defaults when there is none.
     ///
@@ -423,10 +390,8 @@ impl Config {
     /// A file that cannot be read, and every mistake in one that can.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigErrors> {
         let Some(file) = file else { return Ok(Self::default()) };
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            let problem = format!("cannot be read: {error}");
-            ConfigErrors(vec![ConfigError { file: file.into(), line: None, key: String::new(), problem }])
-        })?;
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| ConfigErrors::of_file(file, format!("cannot be read: {error}")))?;
         Self::parse(file, &text)
     }
 
@@ -435,17 +400,7 @@ impl Config {
     /// # Errors
     /// Every mistake: syntax, unknown keys, wrong types, values out of range, unknown time zones.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigErrors> {
-        let (outline, mut mistakes) = Outline::parse(text);
-        let mut config = None;
-        if mistakes.is_empty() {
-            (config, mistakes) = outline.read::<Self>();
-        }
-        let problems = config.as_ref().map(check::problems).unwrap_or_default();
-        mistakes.extend(problems.into_iter().map(|(key, problem)| outline.mistake(&key, problem)));
-        match config {
-            Some(config) if mistakes.is_empty() => Ok(config),
-            _ => Err(sorted(file, mistakes)),
-        }
+        vedette_common::config::parse(file, text, check::problems)
     }
 
     /// The time zone of a region: the config's, else this machine's, else UTC.
@@ -473,17 +428,6 @@ impl Config {
         // `check` has refused names that do not fit before this is asked.
         vedette_agent_core::key::Dimensions::new(region, device, stack).unwrap_or_default()
     }
-}
-
-fn sorted(file: &Path, mut mistakes: Vec<outline::Mistake>) -> ConfigErrors {
-    mistakes.sort_by(|a, b| (a.line, &a.key).cmp(&(b.line, &b.key)));
-    let located = |mistake: outline::Mistake| ConfigError {
-        file: file.into(),
-        line: Some(mistake.line),
-        key: mistake.key,
-        problem: mistake.problem,
-    };
-    ConfigErrors(mistakes.into_iter().map(located).collect())
 }
 
 /// The state folder of a program: the first of these variables that is set, else `/var/lib`.

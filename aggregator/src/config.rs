@@ -6,19 +6,18 @@
 
 mod limits;
 mod mqtt;
-mod outline;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use vedette_common::config::Problems;
+pub use vedette_common::config::{ConfigError, ConfigErrors};
 
 use crate::state_folder::StateFolder;
 pub use limits::{Limits, Memory};
 pub use mqtt::{MqttListen, MqttVersion};
-use outline::Outline;
 
 /// Everything that `run`, `check` and `replay` read from a file. Every key has a default.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -352,37 +351,6 @@ pub struct Stack {
     pub depends_on: Vec<String>,
 }
 
-/// One mistake in a config.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct ConfigError {
-    /// The file as the user named it.
-    pub file: PathBuf,
-    /// Line of the key, from 1; none if the file could not be read.
-    pub line: Option<usize>,
-    /// Dotted path of the key; empty for the file as a whole.
-    pub key: String,
-    /// What is wrong and what would be right.
-    pub problem: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}", self.file.display())?;
-        if let Some(line) = self.line {
-            write!(out, ":{line}")?;
-        }
-        if !self.key.is_empty() {
-            write!(out, ": {}", self.key)?;
-        }
-        write!(out, ": {}", self.problem)
-    }
-}
-
-/// Every mistake in a config, in the order of the file.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-pub struct ConfigErrors(pub Vec<ConfigError>);
-
 impl Config {
     /// Reads the settings from `file`, or takes the defaults when there is none.
     ///
@@ -390,10 +358,8 @@ impl Config {
     /// A file that cannot be read, and every mistake in one that can.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigErrors> {
         let Some(file) = file else { return Ok(Self::default()) };
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            let problem = format!("cannot be read: {error}");
-            ConfigErrors(vec![ConfigError { file: file.into(), line: None, key: String::new(), problem }])
-        })?;
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| ConfigErrors::of_file(file, format!("cannot be read: {error}")))?;
         Self::parse(file, &text)
     }
 
@@ -402,19 +368,7 @@ impl Config {
     /// # Errors
     /// Every mistake: syntax, unknown keys, wrong types, values out of range, unknown time zones.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigErrors> {
-        let (outline, syntax) = Outline::parse(text);
-        if !syntax.is_empty() {
-            return Err(sorted(file, syntax));
-        }
-        let (config, mut mistakes) = outline.read::<Self>();
-        if let Some(config) = &config {
-            let problems = config.problems();
-            mistakes.extend(problems.into_iter().map(|(key, problem)| outline.mistake(&key, problem)));
-        }
-        match config {
-            Some(config) if mistakes.is_empty() => Ok(config),
-            _ => Err(sorted(file, mistakes)),
-        }
+        vedette_common::config::parse(file, text, Self::problems)
     }
 
     /// The time zone of a region; UTC for one that the config does not name.
@@ -513,9 +467,6 @@ impl Config {
     }
 }
 
-/// Pairs of key and problem.
-type Problems = Vec<(Vec<String>, String)>;
-
 fn path(parts: &[&str]) -> Vec<String> {
     parts.iter().map(ToString::to_string).collect()
 }
@@ -524,17 +475,6 @@ fn check_range(problems: &mut Problems, key: &[&str], value: u64, least: u64, mo
     if !(least..=most).contains(&value) {
         problems.push((path(key), format!("{value} is out of range: {least} to {most}")));
     }
-}
-
-fn sorted(file: &Path, mut mistakes: Vec<outline::Mistake>) -> ConfigErrors {
-    mistakes.sort_by(|one, other| (one.line, &one.key).cmp(&(other.line, &other.key)));
-    let error = |it: outline::Mistake| ConfigError {
-        file: file.into(),
-        line: Some(it.line),
-        key: it.key,
-        problem: it.problem,
-    };
-    ConfigErrors(mistakes.into_iter().map(error).collect())
 }
 
 fn states_default() -> Vec<IncidentState> {

@@ -1,10 +1,16 @@
 //! What every part of Vedette shares: units, ids, limits, drop reasons and the messages on the wire.
 //!
-//! It must never allocate, read a clock, or know a transport. The hard case is a hostile frame: whatever
+//! It must never allocate, read a clock, or know a transport; only `config`, which the programs ask for by the feature
+//! of that name, allocates. The hard case is a hostile frame: whatever
 //! the bytes are, decoding ends in a typed error and reads no more than the frame holds.
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "config")]
+extern crate std;
+
+#[cfg(feature = "config")]
+pub mod config;
 pub mod drops;
 pub mod ids;
 pub mod limits;

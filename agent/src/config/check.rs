@@ -11,7 +11,7 @@ use super::{Config, Dimensions, Transport, WindowClock};
 use crate::uplink::mqtt::{Broker, is_topic_level};
 
 /// Pairs of the key's path and what is wrong there.
-pub(super) type Problems = Vec<(Vec<String>, String)>;
+pub(super) use vedette_common::config::Problems;
 
 /// Files that one agent follows.
 const FILES_MAX: usize = 16;

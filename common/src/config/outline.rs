@@ -4,6 +4,10 @@
 //! document with several unknown keys or wrong types: a deserialiser stops at the first, so the offending entry is
 //! noted and taken out, and the rest is read again.
 
+use std::string::{String, ToString};
+use std::vec;
+use std::vec::Vec;
+
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
