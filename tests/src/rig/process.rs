@@ -9,11 +9,15 @@ use std::sync::Once;
 
 use super::eventually;
 
-/// The path of one of the project's programs (`vedette-agent`, `vedette-aggregator`), built if need be.
+/// The path of one of the project's programs (`vedette-agent`, `vedette-aggregator`), built if need be. `VEDETTE_AGENT`
+/// names another agent, as one for another machine with what runs it there.
 ///
 /// # Panics
 /// When it does not build.
 pub fn program(name: &str) -> PathBuf {
+    if let Some(agent) = std::env::var_os("VEDETTE_AGENT").filter(|_| name == "vedette-agent") {
+        return agent.into();
+    }
     static BUILD: Once = Once::new();
     let this = std::env::current_exe().expect("a test runs from a file");
     let folder = this.ancestors().find(|folder| folder.join("deps").is_dir()).expect("tests live in deps");
