@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 pub use vedette_common::config::{ConfigError, ConfigErrors};
 
+use crate::zone::Zone;
+
 pub use memory::{Need, needs, worst_case_bytes};
 pub use uplink::{MqttUplink, MqttVersion, Transport, Transports};
 
@@ -404,9 +406,9 @@ impl Config {
     }
 
     /// The time zone of a region: the config's, else this machine's, else UTC.
-    pub fn timezone(&self, region: &str) -> chrono_tz::Tz {
+    pub fn timezone(&self, region: &str) -> Zone {
         let named = self.regions.get(region).and_then(|region| region.timezone.as_deref());
-        named.and_then(|name| name.parse().ok()).unwrap_or_else(machine_timezone)
+        named.and_then(Zone::named).unwrap_or_else(machine_timezone)
     }
 
     /// The region of what carries no region of its own.
@@ -417,7 +419,7 @@ impl Config {
 
     /// The regions that this agent knows of, each with its time zone: its own, then the others by name.
     #[must_use]
-    pub fn zones(&self) -> Vec<(String, chrono_tz::Tz)> {
+    pub fn zones(&self) -> Vec<(String, Zone)> {
         let own = self.own_region();
         let others = self.regions.keys().map(String::as_str).filter(|region| *region != own);
         std::iter::once(own).chain(others).map(|region| (region.to_owned(), self.timezone(region))).collect()
@@ -441,11 +443,11 @@ fn state_dir_default(program: &str, variables: &[&str]) -> PathBuf {
 }
 
 /// This machine's time zone: `$TZ`, else where `/etc/localtime` points, else UTC.
-fn machine_timezone() -> chrono_tz::Tz {
+fn machine_timezone() -> Zone {
     let variable = std::env::var("TZ").ok().map(|name| name.trim_start_matches(':').to_owned());
     let link = || std::fs::read_link("/etc/localtime").ok();
     let linked = || link()?.to_str()?.split_once("zoneinfo/").map(|(_, name)| name.to_owned());
-    variable.or_else(linked).and_then(|name| name.parse().ok()).unwrap_or(chrono_tz::UTC)
+    variable.or_else(linked).and_then(|name| Zone::named(&name)).unwrap_or(Zone::utc())
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use chrono::{Offset, TimeZone};
 use tokio::sync::Notify;
 use vedette_agent_core::key::{DefaultTags, Observation};
 use vedette_agent_core::link::{Link, LinkCounts, LinkError, LinkOutput, LinkSettings, Received, Vitals};
@@ -27,6 +26,7 @@ use crate::memory::{lend, lend_pipeline};
 use crate::source::host::Reading;
 use crate::storage::FileStorage;
 use crate::tags::Tags;
+use crate::zone::Zone;
 
 /// Why an engine cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ struct State {
     link: Link,
     birth: Birth,
     tags: Tags,
-    zones: Vec<(String, chrono_tz::Tz)>,
+    zones: Vec<(String, Zone)>,
     /// The window whose UTC offsets are set.
     offsets_at: Option<WallMs>,
     /// What the shell dropped before the pipeline saw it.
@@ -377,10 +377,8 @@ impl State {
             return;
         }
         self.offsets_at = Some(window);
-        let Some(instant) = chrono::DateTime::from_timestamp_millis(now.0) else { return };
         for (region, zone) in &self.zones {
-            let offset = zone.offset_from_utc_datetime(&instant.naive_utc()).fix();
-            self.pipeline.set_utc_offset(region, offset.local_minus_utc());
+            self.pipeline.set_utc_offset(region, zone.offset_s(now));
         }
     }
 

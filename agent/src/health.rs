@@ -4,44 +4,41 @@
 //! a reader that opens connections and stays: past a limit further ones wait in the kernel's queue.
 
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
-use axum::routing::get;
-use axum::serve::Listener;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use vedette_agent_core::spool::StorageFault;
 use vedette_common::Lane;
 use vedette_common::drops::DropUnit;
 
 use crate::engine::{Engine, Snapshot};
+use crate::http::{self, Answer, Status};
 use crate::source::ListenError;
 
 /// Connections served at a time.
 pub const CONNECTIONS_MAX: usize = 8;
-/// Worst-case bytes of a connection: the HTTP library's read buffer limit is about 400 KiB, an answer about 10 KiB.
-pub const CONNECTION_BYTES: usize = 416 * 1024;
+/// Worst-case bytes of a connection: a request's head, the metrics as text (about 10 KiB) and as an answer, and its task.
+pub const CONNECTION_BYTES: usize = http::HEAD_BYTES_MAX + 2 * 20 * 1024 + 1024;
+/// How long a connection may take for its request and for taking the answer.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Rest after a connection that could not be accepted, as when there are no more file handles.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// The text format that every Prometheus understands.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// A socket that serves health and metrics.
 #[derive(Debug)]
 pub struct Health {
-    listener: Limited,
+    listener: TcpListener,
 }
 
 impl Health {
@@ -56,35 +53,55 @@ impl Health {
             TcpListener::from_std(listener)
         };
         let listener = listen().map_err(|cause| ListenError { key: "http.listen", address, cause })?;
-        Ok(Self { listener: Limited { listener, room: Arc::new(Semaphore::new(CONNECTIONS_MAX)) } })
+        Ok(Self { listener })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
-        self.listener.listener.local_addr().ok()
+        self.listener.local_addr().ok()
     }
 
     /// Serves until dropped.
     pub async fn run(self, engine: Arc<Engine>) {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(EngineMetrics(engine)));
-        let routes = axum::Router::new()
-            .route("/-/healthy", get(|| async { "healthy\n" }))
-            .route("/-/ready", get(|| async { "ready\n" }))
-            .route("/metrics", get(metrics))
-            .with_state(Arc::new(registry));
-        if let Err(error) = axum::serve(self.listener, routes).await {
-            tracing::error!(%error, "health and metrics are no longer served");
+        let registry = Arc::new(registry);
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                // However it ended: the reader sees that, and nobody else is concerned.
+                Some(_) = connections.join_next() => {}
+                accepted = self.listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                    Ok((stream, _)) => {
+                        let registry = registry.clone();
+                        let served = http::serve(stream, move |path| answer(path, &registry));
+                        connections.spawn(tokio::time::timeout(CONNECTION_TIMEOUT, served));
+                    }
+                    Err(_) => tokio::time::sleep(ACCEPT_REST).await,
+                }
+            }
         }
     }
 }
 
-async fn metrics(State(registry): State<Arc<Registry>>) -> impl IntoResponse {
-    let mut text = String::new();
-    match encode(&mut text, &registry) {
-        Ok(()) => Ok(([(CONTENT_TYPE, METRICS_TYPE)], text)),
-        Err(fmt::Error) => Err(axum::http::StatusCode::INTERNAL_SERVER_ERROR),
+fn answer(path: &str, registry: &Registry) -> Answer {
+    let words = |words: &str| Answer {
+        status: Status::Ok,
+        content_type: "text/plain; charset=utf-8",
+        body: words.into(),
+    };
+    match path {
+        "/-/healthy" => words("healthy\n"),
+        "/-/ready" => words("ready\n"),
+        "/metrics" => {
+            let mut body = String::new();
+            match encode(&mut body, registry) {
+                Ok(()) => Answer { status: Status::Ok, content_type: METRICS_TYPE, body },
+                Err(fmt::Error) => Answer::bare(Status::Failed),
+            }
+        }
+        _ => Answer::bare(Status::NotFound),
     }
 }
 
@@ -245,64 +262,5 @@ impl Out<'_> {
             metric.encode_family(&[(label, of)])?.encode_gauge(&value)?;
         }
         Ok(())
-    }
-}
-
-/// A listener that serves a limited number of connections; further ones wait to be accepted.
-#[derive(Debug)]
-struct Limited {
-    listener: TcpListener,
-    room: Arc<Semaphore>,
-}
-
-impl Listener for Limited {
-    type Io = Held;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Held, SocketAddr) {
-        loop {
-            // The semaphore is never closed; without a permit this connection would only be uncounted.
-            let permit = self.room.clone().acquire_owned().await.ok();
-            match self.listener.accept().await {
-                Ok((stream, address)) => return (Held { stream, _permit: permit }, address),
-                // Out of file descriptors: wait for some to be closed instead of spinning.
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A connection that gives its place back when it ends.
-#[derive(Debug)]
-struct Held {
-    stream: TcpStream,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl AsyncRead for Held {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Held {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -9,13 +9,16 @@ pub mod command;
 pub mod config;
 pub mod engine;
 pub mod health;
+mod http;
 pub mod identity;
 pub mod log;
 pub mod memory;
 pub mod run;
 pub mod source;
 pub mod storage;
+pub mod supervisor;
 pub mod tags;
 pub mod uplink;
+pub mod zone;
 
 pub use command::main_from;

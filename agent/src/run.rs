@@ -19,6 +19,7 @@ use crate::health::Health;
 use crate::identity::{IdentityError, StateFolder};
 use crate::source::{ListenError, Sources, Stop};
 use crate::storage::{FileError, FileStorage};
+use crate::supervisor::Supervisor;
 use crate::uplink::Uplink;
 
 /// Below the state folder: the spool's files.
@@ -142,7 +143,10 @@ impl Agent {
             others.spawn(health.run(engine.clone()));
         }
         let uplink = tokio::spawn(uplink.run(uplink_stop));
+        let mut supervisor = Supervisor::find();
+        supervisor.ready();
         loop {
+            supervisor.alive();
             let due = engine.clock().instant(engine.advance());
             tokio::select! {
                 () = tokio::time::sleep_until(Instant::from_std(due)) => {}
@@ -153,6 +157,7 @@ impl Agent {
             }
         }
         tracing::info!("stopping");
+        supervisor.stopping();
         // Receivers that are gone have stopped already.
         let _ = stop_sources.send(true);
         let _ =

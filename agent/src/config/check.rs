@@ -9,6 +9,7 @@ use vedette_common::limits::{METRIC_BYTES_MAX, NAME_BYTES_MAX, REGIONS_MAX, TAGS
 
 use super::{Config, Dimensions, Transport, WindowClock};
 use crate::uplink::mqtt::{Broker, is_topic_level};
+use crate::zone::Zone;
 
 /// Pairs of the key's path and what is wrong there.
 pub(super) use vedette_common::config::Problems;
@@ -118,7 +119,7 @@ fn region_problems(config: &Config, problems: &mut Problems) {
     }
     for (name, region) in &config.regions {
         let zone = region.timezone.as_deref();
-        if let Some(zone) = zone.filter(|zone| zone.parse::<chrono_tz::Tz>().is_err()) {
+        if let Some(zone) = zone.filter(|zone| Zone::named(zone).is_none()) {
             let key = vec!["regions".to_owned(), name.clone(), "timezone".to_owned()];
             problems.push((key, format!("\"{zone}\" is no IANA time zone, as in \"Europe/Berlin\"")));
         }

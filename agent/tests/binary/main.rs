@@ -6,6 +6,7 @@
 
 mod running;
 mod sources;
+mod supervised;
 
 use std::io::Write;
 use std::net::{TcpStream, UdpSocket};

@@ -73,7 +73,13 @@ impl Running {
     /// Starts it with something on its standard input.
     pub(crate) fn start_reading(config: &Path, input: Stdio) -> Self {
         let mut command = agent();
-        command.arg("run").arg("--config").arg(config).stdin(input).stderr(Stdio::piped());
+        command.stdin(input);
+        Self::start_command(command, config)
+    }
+
+    /// Starts it in the surroundings of `command`.
+    pub(crate) fn start_command(mut command: Command, config: &Path) -> Self {
+        command.arg("run").arg("--config").arg(config).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (stderr, log) = (child.stderr.take().unwrap(), Arc::new(Mutex::new(String::new())));
         let into = log.clone();
