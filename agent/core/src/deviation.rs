@@ -8,12 +8,18 @@
 use vedette_common::WallMs;
 use vedette_common::wire::{Course, Direction, Phase, Scorer, Shape};
 
-use crate::score::{FlatLine, Gap, Rhythm, Score, Spread, Vanish, Width};
+use crate::batch::Observation;
+use crate::score::words::{Block, read_row, words, write_row};
+use crate::score::{
+    FlatLine, Gap, Rhythm, Score, Scores, Spread, Vanish, choose, print, seconds as rhythm_s,
+};
 
 /// How many residuals the shape of a deviation keeps.
 const SHAPE_SAMPLES: usize = 8;
 /// What the state of one deviation may take.
-pub const DEVIATION_STATE_BYTES_MAX: usize = 110;
+pub const DEVIATION_STATE_BYTES_MAX: usize = 120;
+/// Where the words of the spread begin: after five, seven and two.
+const SPREAD_AT: usize = 14;
 /// Zeros that last this many seconds are the new nature of a series.
 const ZEROS_S_MAX: f32 = 172_800.0;
 /// An error of this many usual ones is nothing special.
@@ -86,20 +92,22 @@ impl Interest {
     }
 }
 
-/// Where one series stands, and the scorers that follow it from observation to observation; 108 bytes.
+/// Words of [`Watch`], and what fills them up to whole vectors.
+const WORDS: usize = 20;
+
+/// Where one series stands, and the scorers that follow it from observation to observation; 120 bytes.
 #[repr(C)]
 #[derive(Clone, Debug)]
 pub struct DeviationState {
+    /// A [`Watch`].
+    words: [u32; WORDS],
     /// When the present run of abnormal observations began, or the deviation that grew out of it, and the latest
-    /// sign of abnormality, in seconds of Unix time.
+    /// sign of abnormality, in seconds of Unix time. Of no meaning while calm.
     onset_s: u32,
     sign_s: u32,
-    rhythm: Rhythm,
-    flat: FlatLine,
-    vanish: Vanish,
-    spread: Spread,
-    /// Deviations of late that were over at once.
+    /// Deviations of late that were over at once, and when that was.
     brief: f32,
+    brief_s: u32,
     /// The upper halves of the latest residuals, a ring.
     residuals: [u16; SHAPE_SAMPLES],
     next: u8,
@@ -108,6 +116,17 @@ pub struct DeviationState {
     scorer: Scorer,
     interest: Interest,
 }
+
+/// The scorers that follow a series from observation to observation.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    rhythm: Rhythm,
+    flat: FlatLine,
+    vanish: Vanish,
+    spread: Spread,
+}
+
+words!(Watch { rhythm, flat, vanish, spread });
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
@@ -153,14 +172,16 @@ impl Default for DeviationState {
 impl DeviationState {
     /// A series without a deviation.
     pub const fn new(interest: Interest) -> Self {
+        let mut words = [0; WORDS];
+        // A spread begins as it should be.
+        words[SPREAD_AT] = 1.0_f32.to_bits();
+        words[SPREAD_AT + 1] = 1.0_f32.to_bits();
         DeviationState {
+            words,
             onset_s: 0,
             sign_s: 0,
-            rhythm: Rhythm::new(),
-            flat: FlatLine::new(),
-            vanish: Vanish::new(),
-            spread: Spread::new(),
             brief: 0.0,
+            brief_s: 0,
             residuals: [0; SHAPE_SAMPLES],
             next: 0,
             stage: Stage::Calm,
@@ -180,12 +201,50 @@ impl DeviationState {
         score: &Score,
         in_event: bool,
     ) -> Option<Course> {
-        let step_s = self.rhythm.observe(at.0);
-        let residual = value as f32 - score.expected;
-        self.residuals[usize::from(self.next)] = (residual.to_bits() >> 16) as u16;
+        let x = value as f32;
+        let glance = Glance {
+            x,
+            print: print(value),
+            now_s: rhythm_s(at.0),
+            residual: x - score.expected,
+            expected: score.expected,
+            usual: score.usual,
+            strain: score.strain,
+            strain_ongoing: settings.strain_ongoing,
+            off: self.is_off(),
+        };
+        let mut watch: Watch = read_row(&self.words);
+        let signs = watch.look(&glance);
+        write_row(&mut self.words, watch);
+        self.keep(glance.residual);
+        if signs | self.stage as u32 == 0 { None } else { self.follow(settings, at, signs, score, in_event) }
+    }
+
+    /// Keeps a residual for the shape.
+    #[inline(always)]
+    fn keep(&mut self, residual: f32) {
+        self.residuals[usize::from(self.next) % SHAPE_SAMPLES] = (residual.to_bits() >> 16) as u16;
         self.next = (self.next + 1) % SHAPE_SAMPLES as u8;
-        self.brief -= step_s * FATIGUE_FORGET_RATE * self.brief;
-        let sign = self.look(settings, value, residual, score, step_s);
+    }
+
+    /// Whether errors lie on one side by what is known already.
+    #[inline(always)]
+    fn is_off(&self) -> bool {
+        self.is_deviating() & (self.scorer as u32 == Scorer::Value as u32)
+    }
+
+    /// Follows an observation that shows something, or comes after one that did.
+    #[cold]
+    #[inline(never)]
+    fn follow(
+        &mut self,
+        settings: &DeviationSettings,
+        at: WallMs,
+        signs: u32,
+        score: &Score,
+        in_event: bool,
+    ) -> Option<Course> {
+        let sign = self.sign(settings, seconds(at), signs, score);
         let was = self.scorer;
         if self.is_deviating() && was == Scorer::Silence {
             self.stage = Stage::Calm;
@@ -202,7 +261,7 @@ impl DeviationState {
             let course = state.course(phase, Scorer::Silence, in_event);
             Some(Overdue { course, gap_s, usual_s })
         };
-        match self.rhythm.ask(now.0, settings.silent_ms_min as f32 * 0.001) {
+        match self.rhythm().ask(now.0, settings.silent_ms_min as f32 * 0.001) {
             Gap::Usual => None,
             Gap::Silent { gap_s, usual_s } if silent => told(self, Phase::Ongoing, gap_s, usual_s),
             Gap::Silent { gap_s, usual_s } => {
@@ -212,7 +271,7 @@ impl DeviationState {
                 told(self, Phase::Onset, gap_s, usual_s)
             }
             Gap::Gone => {
-                self.rhythm.forget();
+                self.change(|watch| watch.rhythm.forget());
                 self.stage = Stage::Calm;
                 if silent { told(self, Phase::Ended, 0.0, 0.0) } else { None }
             }
@@ -250,38 +309,50 @@ impl DeviationState {
         Course { phase, direction: self.direction, in_event, scorer }
     }
 
-    /// Shows the observation to the scorers that follow a series.
-    #[inline]
-    fn look(
-        &mut self,
-        settings: &DeviationSettings,
-        value: f64,
-        residual: f32,
-        score: &Score,
-        step_s: f32,
-    ) -> Sign {
+    /// What the signs of an observation amount to.
+    fn sign(&self, settings: &DeviationSettings, now_s: u32, signs: u32, score: &Score) -> Sign {
+        let watch = self.watch();
         let strain = score.strain.abs();
-        let strained = strain >= settings.strain_ongoing;
-        let ordinary = !strained && residual.abs() <= ORDINARY_ERRORS * score.usual;
-        let stuck = self.flat.observe(value, step_s, ordinary);
-        let vanished = self.vanish.observe(value, score.expected, score.usual, step_s)
-            && self.flat.run_s() <= ZEROS_S_MAX;
-        // While errors lie on one side, their size tells of the level and not of the spread.
-        let off = strained || self.is_deviating() && self.scorer == Scorer::Value;
-        let width = if off { Width::Usual } else { self.spread.observe(residual, score.usual, step_s) };
-        let weary = 1.0 + FATIGUE * self.brief.min(FATIGUE_MAX);
+        let weary = 1.0 + FATIGUE * self.brief_at(now_s).min(FATIGUE_MAX);
         let alarmed = strain >= settings.strain_onset * weary
             || (strain >= settings.strain_ongoing * weary && score.combined >= settings.combined_onset);
+        let has = |sign| signs & sign != 0;
         match () {
             () if !score.ready => Sign::None,
-            () if stuck => Sign::Strong(Scorer::FlatLine, direction(score)),
-            () if vanished => Sign::Strong(Scorer::Value, Direction::Down),
+            () if has(STUCK) => Sign::Strong(Scorer::FlatLine, direction(score)),
+            () if has(VANISHED) && watch.flat.run_s() <= ZEROS_S_MAX => {
+                Sign::Strong(Scorer::Value, Direction::Down)
+            }
             () if alarmed => Sign::Strong(Scorer::Value, direction(score)),
-            () if strained => Sign::Weak(Scorer::Value),
-            () if width == Width::Wilder => Sign::Strong(Scorer::Spread, Direction::Up),
-            () if width == Width::Unusual => Sign::Weak(Scorer::Spread),
+            () if has(STRAINED) => Sign::Weak(Scorer::Value),
+            () if has(WILDER) => Sign::Strong(Scorer::Spread, Direction::Up),
+            () if has(UNUSUAL) => Sign::Weak(Scorer::Spread),
             () => Sign::None,
         }
+    }
+
+    /// What is left of the deviations that were over at once.
+    fn brief_at(&self, now_s: u32) -> f32 {
+        let passed = now_s.saturating_sub(self.brief_s) as f32 * FATIGUE_FORGET_RATE;
+        // The limit formula of an exponential, near enough for a habit.
+        let share = (1.0 - passed / 8.0).max(0.0);
+        let share = share * share * share * share;
+        self.brief * share * share
+    }
+
+    fn watch(&self) -> Watch {
+        read_row(&self.words)
+    }
+
+    /// The first of the scorers, by itself.
+    fn rhythm(&self) -> Rhythm {
+        read_row(&self.words)
+    }
+
+    fn change(&mut self, by: impl FnOnce(&mut Watch)) {
+        let mut watch = self.watch();
+        by(&mut watch);
+        write_row(&mut self.words, watch);
     }
 
     fn advance(&mut self, settings: &DeviationSettings, now_s: u32, sign: Sign) -> Option<Phase> {
@@ -320,13 +391,14 @@ impl DeviationState {
                 Some(Phase::Ended)
             }
             Stage::Deviating if self.is_calm(settings, now_s, self.sign_s) => {
-                let brief_s = BRIEF_STEPS * self.rhythm.interval_s();
+                let brief_s = BRIEF_STEPS * self.watch().rhythm.interval_s();
                 let was_brief = (self.sign_s - self.onset_s) as f32 <= brief_s;
                 if self.scorer == Scorer::Value {
-                    self.brief += if was_brief { 1.0 } else { 0.0 };
+                    self.brief = self.brief_at(now_s) + if was_brief { 1.0 } else { 0.0 };
+                    self.brief_s = now_s;
                     // What lasted may have become the new level, with a spread of its own.
                     if !was_brief {
-                        self.spread.relearn();
+                        self.change(|watch| watch.spread.relearn());
                     }
                 }
                 self.stage = Stage::Calm;
@@ -354,7 +426,7 @@ impl DeviationState {
 
     fn begin(&mut self, now_s: u32, scorer: Scorer, direction: Direction) -> Phase {
         self.onset_s = match (self.stage, scorer) {
-            (_, Scorer::FlatLine) => now_s.saturating_sub(self.flat.run_s() as u32),
+            (_, Scorer::FlatLine) => now_s.saturating_sub(self.watch().flat.run_s() as u32),
             (Stage::Strained, Scorer::Value) => self.onset_s,
             _ => now_s,
         };
@@ -364,10 +436,107 @@ impl DeviationState {
 
     /// Whether it has been calm for long enough since `since_s`: some usual gaps, within bounds.
     fn is_calm(&self, settings: &DeviationSettings, now_s: u32, since_s: u32) -> bool {
-        let steps_ms = (settings.calm_steps * self.rhythm.interval_s() * 1_000.0) as i64;
+        let steps_ms = (settings.calm_steps * self.watch().rhythm.interval_s() * 1_000.0) as i64;
         let calm_ms = steps_ms.min(settings.calm_ms_max).max(settings.calm_ms_min);
         (i64::from(now_s) - i64::from(since_s)) * 1_000 >= calm_ms
     }
+}
+
+/// What an observation shows of itself.
+#[derive(Clone, Copy)]
+struct Glance {
+    x: f32,
+    print: u32,
+    now_s: u32,
+    residual: f32,
+    expected: f32,
+    usual: f32,
+    strain: f32,
+    strain_ongoing: f32,
+    /// Errors lie on one side by what is known already.
+    off: bool,
+}
+
+/// Signs of what is unusual, as bits.
+const STUCK: u32 = 1;
+const VANISHED: u32 = 2;
+const STRAINED: u32 = 4;
+const WILDER: u32 = 8;
+const UNUSUAL: u32 = 16;
+
+impl Watch {
+    /// Shows the observation to the scorers that follow a series; the signs that they see.
+    #[inline(always)]
+    fn look(&mut self, glance: &Glance) -> u32 {
+        let &Glance { x, expected, usual, residual, .. } = glance;
+        let step_s = self.rhythm.observe(glance.now_s);
+        let strained = glance.strain.abs() >= glance.strain_ongoing;
+        let ordinary = !strained & (residual.abs() <= ORDINARY_ERRORS * usual);
+        let stuck = self.flat.observe(x, glance.print, step_s, ordinary);
+        let vanished = self.vanish.observe(x, expected, usual, step_s);
+        // While errors lie on one side, their size tells of the level and not of the spread.
+        let counts = !(strained | glance.off);
+        let before = self.spread;
+        let (unusual, wilder) = self.spread.observe(residual, usual, step_s);
+        self.spread.rest(&before, counts);
+        let sign = |shown: bool, sign: u32| choose(shown, sign, 0);
+        sign(stuck, STUCK)
+            | sign(vanished, VANISHED)
+            | sign(strained, STRAINED)
+            | sign(counts & wilder, WILDER)
+            | sign(counts & unusual, UNUSUAL)
+    }
+}
+
+/// Follows observations of at most `N` different series, as [`DeviationState::step`] does one.
+#[inline(always)]
+pub(crate) fn follow<const N: usize>(
+    settings: &DeviationSettings,
+    followed: &mut [Observation<'_>],
+    scores: &Scores<N>,
+) -> [Option<Course>; N] {
+    let mut before = Block::<WORDS, N>::new();
+    let last = followed.len() - 1;
+    before.gather(core::array::from_fn(|lane| &followed[lane.min(last)].deviation.words));
+    let (mut off, mut now, mut prints) = ([0_u32; N], [0_u32; N], [0_u32; N]);
+    let mut at = followed[0].moment.at;
+    let mut now_s = rhythm_s(at.0);
+    for (lane, one) in followed.iter().enumerate().take(N) {
+        if one.moment.at != at {
+            at = one.moment.at;
+            now_s = rhythm_s(at.0);
+        }
+        now[lane] = now_s;
+        off[lane] = u32::from(one.deviation.is_off());
+        prints[lane] = print(one.value);
+    }
+    let mut after = Block::<WORDS, N>::new();
+    let mut signs = [0_u32; N];
+    for lane in 0..N {
+        let mut watch: Watch = before.read(lane);
+        signs[lane] = watch.look(&Glance {
+            x: scores.x[lane],
+            print: prints[lane],
+            now_s: now[lane],
+            residual: scores.x[lane] - scores.expected[lane],
+            expected: scores.expected[lane],
+            usual: scores.usual[lane],
+            strain: choose(scores.ready[lane] != 0, scores.strain[lane], 0.0),
+            strain_ongoing: settings.strain_ongoing,
+            off: off[lane] != 0,
+        });
+        after.write(lane, watch);
+    }
+    after.scatter(followed.iter_mut().map(|one| &mut one.deviation.words));
+    let mut courses = [None; N];
+    for (lane, one) in followed.iter_mut().enumerate().take(N) {
+        one.deviation.keep(scores.residual[lane]);
+        if signs[lane] | one.deviation.stage as u32 != 0 {
+            let (at, in_event) = (one.moment.at, one.in_event);
+            courses[lane] = one.deviation.follow(settings, at, signs[lane], &scores.score(lane), in_event);
+        }
+    }
+    courses
 }
 
 /// The side on which the recent errors lie, or the latest one.

@@ -8,6 +8,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod batch;
 mod cohort;
 pub mod deviation;
 mod fold;
@@ -17,6 +18,7 @@ pub mod lattice;
 pub mod link;
 pub mod metric;
 pub mod names;
+mod observe;
 pub mod parse;
 pub mod pending;
 pub mod pipeline;

@@ -3,10 +3,7 @@
 //! It must never allocate, read a clock, or drop anything without a count and a reason. The hard case is what
 //! an arrival may be: late, doubled, from a clock that jumped, of a series that finds no slot. Each has a rule
 //! of its own here, and no scorer ever sees time run backwards.
-use vedette_common::{
-    DropCounts, DropReason, Now, WallMs,
-    wire::{Calendar, Course, Fraction, Phase, Scorer},
-};
+use vedette_common::{DropCounts, DropReason, Now, WallMs, wire::Calendar};
 
 use crate::{
     cohort::Cohorts,
@@ -17,14 +14,15 @@ use crate::{
     lattice::Lattice,
     metric,
     names::Names,
+    observe::{Due, Dues},
     parse::{
         Format, ParseError, Precision,
         line_protocol::{self, Field, Head},
         lines, statsd,
     },
-    pending::{Pending, Placed, Queue},
+    pending::Queue,
     region::Regions,
-    score::{Learning, Moment, Score},
+    score::Score,
     summary::Windows,
     table::{NewSeries, Origin, SeriesTable},
 };
@@ -111,22 +109,19 @@ impl Fault {
 
 /// When something arrived and which window it belongs to.
 #[derive(Clone, Copy, Debug)]
-struct Arrival {
-    at: WallMs,
+pub(crate) struct Arrival {
+    pub(crate) at: WallMs,
     /// Its source stated the time, so that the same time twice is a duplicate.
-    stated: bool,
-    window: u8,
-    now: Now,
+    pub(crate) stated: bool,
+    pub(crate) window: u8,
+    pub(crate) now: Now,
 }
 
 impl Arrival {
-    fn seen_s(&self) -> u32 {
+    pub(crate) fn seen_s(&self) -> u32 {
         u32::try_from(self.now.mono.0 / 1000).unwrap_or(u32::MAX)
     }
 }
-
-/// Series that are asked for silence when a window closes: a million are gone through in sixteen windows.
-const SILENCE_ASKED_MAX: u32 = 65_536;
 
 /// Values of line protocol whose slots are on their way from memory at once.
 const BLOCK: usize = 16;
@@ -153,19 +148,19 @@ const SPELLED_AS_OBSERVATION: u8 = 3;
 /// Parse, table, scorers and windows of one agent. About 10 KB besides the memory lent to it.
 #[derive(Debug)]
 pub struct Pipeline<'m> {
-    settings: PipelineSettings,
+    pub(crate) settings: PipelineSettings,
     key: HashKey,
     pub(crate) table: SeriesTable<'m>,
     pub(crate) names: Names<'m>,
     pub(crate) lattice: Lattice<'m>,
     pub(crate) queue: Queue<'m>,
     pub(crate) windows: Windows,
-    regions: Regions,
+    pub(crate) regions: Regions,
     next_flush: Option<WallMs>,
-    cohorts: Cohorts,
+    pub(crate) cohorts: Cohorts,
     /// The slot that was last asked whether it is silent.
-    next_asked: u32,
-    counts: PipelineCounts,
+    pub(crate) next_asked: u32,
+    pub(crate) counts: PipelineCounts,
 }
 
 impl<'m> Pipeline<'m> {
@@ -370,14 +365,21 @@ impl<'m> Pipeline<'m> {
         for waiting in &*block {
             self.table.prefetch_slot(waiting.spelling);
         }
+        let mut dues = Dues::new();
         for Waiting { line, spelling, head, key, arrival, value } in &*block {
             let place = match self.table.find_spelling(*spelling) {
                 Some(place) => Ok(place),
-                None => self.resolve_line(arrival, defaults, head, key, *spelling),
+                None => {
+                    // A new series may take the place of one that is due.
+                    self.score_dues(&mut dues);
+                    self.resolve_line(arrival, defaults, head, key, *spelling)
+                }
             };
-            let outcome = place.and_then(|place| Ok(self.observe(place, arrival, *value)?)).map(|_| ());
+            let outcome = place.and_then(|place| Ok(self.accept(place, arrival, *value)?));
+            let outcome = outcome.map(|due| self.await_score(&mut dues, due));
             self.settle(tally, *line, outcome);
         }
+        self.score_dues(&mut dues);
         block.clear();
     }
 
@@ -470,7 +472,8 @@ impl<'m> Pipeline<'m> {
             Some(place) => place,
             None => self.resolve(&arrival, defaults, observation, Origin::Direct, spelling)?,
         };
-        Ok(self.observe(place, &arrival, observation.value)?)
+        let due = self.accept(place, &arrival, observation.value)?;
+        Ok(self.score(due))
     }
 
     /// Counts what became of one observation of this line.
@@ -503,168 +506,6 @@ impl<'m> Pipeline<'m> {
         }
         let window = self.windows.place(at).ok_or(DropReason::Late)?;
         Ok(Arrival { at, stated: true, window, now })
-    }
-
-    /// Scores a value of the series at `place`.
-    #[inline]
-    fn observe(&mut self, place: u32, arrival: &Arrival, value: f64) -> Result<Score, DropReason> {
-        let slot = self.table.slot_mut(place);
-        let mut at = arrival.at;
-        if at.0 <= slot.last_ms {
-            if arrival.stated && at.0 == slot.last_ms {
-                return Err(DropReason::Duplicate);
-            }
-            let latest = arrival.now.wall.plus_ms(i64::from(self.settings.future_ms_max));
-            if slot.last_ms <= latest.0 {
-                if arrival.stated && slot.last_ms - at.0 > i64::from(self.settings.lateness_ms) {
-                    return Err(DropReason::Late);
-                }
-                // A little late: scored as if it had come with the one before, so that time stands still at worst.
-                at = WallMs(slot.last_ms);
-            }
-            // Else the clock was wrong when the series was last seen, and the right time counts from here on.
-        }
-        let mut value = value;
-        if slot.origin == Origin::Counter {
-            let step_ms = at.0.saturating_sub(slot.last_ms);
-            if step_ms == 0 {
-                return Err(DropReason::Late);
-            }
-            slot.last_ms = at.0;
-            value = slot.rate(value, step_ms).ok_or(DropReason::CounterStart)?;
-        }
-        slot.last_ms = at.0;
-        slot.seen_s = arrival.seen_s();
-        Ok(self.score(place, arrival.window, at, value))
-    }
-
-    /// Runs the scorers and adds the result to the window.
-    #[inline]
-    fn score(&mut self, place: u32, window: u8, at: WallMs, value: f64) -> Score {
-        let slot = self.table.slot_mut(place);
-        let in_event = self.regions.in_event(slot.region, at);
-        let moment = Moment::new(at, self.regions.offset_s(slot.region));
-        // A value that stands still says nothing of what it measures: it neither teaches nor counts.
-        let stuck = slot.deviation.is_stuck();
-        let learning = if in_event || stuck { Learning::SeasonRests } else { Learning::Normal };
-        let score = slot.state.update(moment, value, learning);
-        if slot.state.may_borrow() || slot.state.may_lend() {
-            self.meet_cohort(place, moment);
-        }
-        let slot = self.table.slot_mut(place);
-        let course = slot.deviation.step(&self.settings.deviation, at, value, &score, in_event);
-        let sums = &mut self.lattice.rows[slot.row as usize].sums[usize::from(window)];
-        sums.seen += 1;
-        if score.ready && !slot.deviation.is_stuck() {
-            sums.observed += value;
-            sums.expected += f64::from(score.expected);
-            sums.count += 1;
-        }
-        self.windows.mark(window);
-        self.counts.scored += 1;
-        if let Some(course) = course {
-            self.note_deviation(place, window, course, value, &score);
-        }
-        score
-    }
-
-    /// Lets a new series borrow from one of its metric in its cell, and one that has learned offer itself.
-    #[cold]
-    fn meet_cohort(&mut self, place: u32, moment: Moment) {
-        let slot = self.table.slot(place);
-        let row = slot.row;
-        if slot.state.may_lend() {
-            if slot.state.can_lend() && !slot.deviation.is_deviating() {
-                self.cohorts.offer(row, place);
-            }
-            return;
-        }
-        let Some(lender) = self.cohorts.find(row).filter(|lender| *lender != place) else { return };
-        let lender = self.table.slot(lender);
-        if lender.row == row && lender.origin == slot.origin && lender.state.can_lend() {
-            let state = lender.state.clone();
-            self.table.slot_mut(place).state.borrow(&state, moment);
-            self.counts.borrowed += 1;
-        }
-    }
-
-    /// At the close of a window, asks the next series of the table whether nothing came from them for too long.
-    fn ask_silent(&mut self, window: u8) {
-        let now = self.windows.last_ms().plus_ms(1);
-        let slots = self.table.slots();
-        for _ in 0..slots.min(SILENCE_ASKED_MAX) {
-            self.next_asked = if self.next_asked + 1 < slots { self.next_asked + 1 } else { 0 };
-            // When everything falls silent at once, as much as half of the room tells the story.
-            if self.queue.len() * 2 > self.settings.deviations_pending_max as usize {
-                return;
-            }
-            let slot = self.table.slot_mut(self.next_asked);
-            // A StatsD counter has said zero for a while before it stops: that is for the scorers of its values.
-            let comes =
-                matches!(slot.origin, Origin::Direct | Origin::Counter | Origin::Folded(statsd::Kind::Gauge));
-            if !comes || slot.last_ms >= now.0 {
-                continue;
-            }
-            let in_event = self.regions.in_event(slot.region, now);
-            let Some(overdue) = slot.deviation.overdue(&self.settings.deviation, now, in_event) else {
-                continue;
-            };
-            let said = Score { expected: overdue.usual_s, ..Score::default() };
-            self.note_deviation(self.next_asked, window, overdue.course, f64::from(overdue.gap_s), &said);
-        }
-    }
-
-    /// Puts a deviation into the queue, or into what waits there of the same series and window.
-    fn note_deviation(&mut self, place: u32, window: u8, course: Course, value: f64, score: &Score) {
-        let onset = u64::from(course.phase == Phase::Onset);
-        let slot = self.table.slot_mut(place);
-        if !slot.deviation.wants(course) {
-            self.counts.unwanted += onset;
-            return;
-        }
-        self.counts.onsets += onset;
-        // Spread, flat lines and silence are sure of themselves, and have no score of the values.
-        let least = if course.scorer == Scorer::Value { 0.0 } else { 0.5 };
-        let hint = &mut slot.pending[usize::from(window)];
-        let pending = Pending {
-            slot: place,
-            row: slot.row,
-            tags: slot.tags,
-            window,
-            course,
-            onset: slot.deviation.onset(),
-            observed: value,
-            expected: score.expected,
-            score: Fraction::from_f32(score.combined.max(least)),
-            forecast: Fraction::from_f32(score.forecast),
-            derivative: Fraction::from_f32(score.derivative),
-            distribution: Fraction::from_f32(score.distribution),
-            shape: slot.deviation.shape(),
-        };
-        if let Some(waiting) = hint.checked_sub(1) {
-            return self.queue.merge(waiting, pending);
-        }
-        let (row, tags) = (pending.row, pending.tags);
-        let waiting = match self.queue.push(pending) {
-            Placed::At(waiting) => waiting,
-            Placed::Instead(waiting, gone) => {
-                self.forget_deviation(&gone);
-                waiting
-            }
-            Placed::Refused => return self.counts.drops.add(DropReason::DeviationLimit, 1),
-        };
-        self.table.slot_mut(place).pending[usize::from(window)] = waiting + 1;
-        self.lattice.retain_row(row);
-        self.names.retain_id(tags);
-    }
-
-    fn forget_deviation(&mut self, gone: &Pending) {
-        self.counts.drops.add(DropReason::DeviationLimit, 1);
-        if gone.slot != Pending::EVICTED {
-            self.table.slot_mut(gone.slot).pending[usize::from(gone.window)] = 0;
-        }
-        self.lattice.release(&mut self.names, gone.row);
-        self.names.release(gone.tags);
     }
 
     /// The slot of a series under a spelling that was not seen before; a new series gets one.
@@ -780,7 +621,7 @@ impl<'m> Pipeline<'m> {
             if value.is_finite() {
                 slot.last_ms = slot.last_ms.max(at.0);
                 let at = WallMs(slot.last_ms);
-                self.score(place, window, at, value);
+                self.score(Due { place, window, at, value });
             } else {
                 self.counts.drops.add(DropReason::NotFinite, 1);
             }
@@ -802,7 +643,7 @@ impl<'m> Pipeline<'m> {
             let value = f64::from(core::mem::take(&mut self.lattice.cells[cell as usize].overflowed));
             if let Some(place) = self.overflow_slot(now, cell) {
                 self.counts.observed += 1;
-                self.score(place, window, at, value);
+                self.score(Due { place, window, at, value });
             }
         }
     }

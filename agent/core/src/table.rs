@@ -79,7 +79,7 @@ impl Slot {
             region: 0,
             origin: Origin::Free,
             deviation: DeviationState::new(Interest::Both),
-            state: SeriesState::new(0),
+            state: SeriesState::free(),
         }
     }
 
@@ -185,6 +185,12 @@ impl<'m> SeriesTable<'m> {
     #[inline]
     pub(crate) fn slot_mut(&mut self, place: u32) -> &mut Slot {
         &mut self.slots[place as usize]
+    }
+
+    /// Several slots at once; `None` unless they are different ones.
+    #[inline]
+    pub(crate) fn slots_mut<const N: usize>(&mut self, places: [usize; N]) -> Option<[&mut Slot; N]> {
+        self.slots.get_disjoint_mut(places).ok()
     }
 
     /// The slot whose latest spelling has this hash.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
+use vedette_agent_core::batch::{self, LANES, Observation};
 use vedette_agent_core::deviation::{DeviationSettings, DeviationState};
 use vedette_agent_core::key::DefaultTags;
 use vedette_agent_core::parse::{Format, Precision};
@@ -34,8 +35,8 @@ const PATTERNS: u32 = 4096;
 const MATURE_OBSERVATIONS: i64 = 500;
 /// Bytes handed over at once, as a stream socket would.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// States that are on their way from memory at once.
-const BLOCK: usize = 16;
+/// Blocks whose states are on their way from memory while one is scored.
+const BLOCKS_AHEAD: usize = 2;
 /// Between two observations of a series.
 const STEP_MS: i64 = 10_000;
 /// 2025-06-02T00:00:00Z, a Monday.
@@ -121,6 +122,9 @@ impl Effort {
     }
 }
 
+/// Places of series that are scored at once.
+type Block = heapless::Vec<usize, LANES>;
+
 /// One series of the first half.
 #[derive(Clone)]
 struct Scored {
@@ -164,8 +168,8 @@ fn fill_with_copies(states: &mut Vec<Scored>, length: usize) {
     }
 }
 
-/// Visits series in an order that looks random and meets each one once, a block after the other: while one is
-/// scored, the states of the next are on their way from memory.
+/// Visits series in an order that looks random and meets each one once, a batch after the other: while one is
+/// scored, the states of those after it are on their way from memory.
 fn score_round(
     states: &mut [Scored],
     settings: &DeviationSettings,
@@ -177,18 +181,48 @@ fn score_round(
     let mut order = Order::new(states.len(), round as usize);
     let mut left = visits as usize;
     let mut deviating = 0u64;
-    let mut next = order.block(&mut left, states);
-    while !next.is_empty() {
-        let block = std::mem::replace(&mut next, order.block(&mut left, states));
-        for place in block {
-            let value = values.next(place as u64 % u64::from(PATTERNS), moment.local_s);
-            let one = &mut states[place];
-            let score = one.state.update(moment, value, Learning::Normal);
-            deviating += u64::from(one.deviation.step(settings, moment.at, value, &score, false).is_some());
+    let mut ahead: heapless::Deque<Block, { BLOCKS_AHEAD + 1 }> = heapless::Deque::new();
+    loop {
+        while !ahead.is_full() && left > 0 {
+            let _ = ahead.push_back(order.block(&mut left, states));
         }
+        let Some(block) = ahead.pop_front() else { break };
+        deviating += score_block(states, &block, settings, values, moment);
     }
     std::hint::black_box(deviating);
     visits
+}
+
+/// Scores one block of different series: side by side if it is full, else one after the other.
+fn score_block(
+    states: &mut [Scored],
+    block: &Block,
+    settings: &DeviationSettings,
+    values: &mut Values,
+    moment: Moment,
+) -> u64 {
+    let places: Result<[usize; LANES], _> = block.as_slice().try_into();
+    if let Ok(places) = places
+        && let Ok(ones) = states.get_disjoint_mut(places)
+    {
+        let mut number = places.iter();
+        let mut observations = ones.map(|one| {
+            let place = number.next().copied().unwrap_or_default();
+            observation(one, values.of(place, moment), moment)
+        });
+        return batch::observe(settings, &mut observations).courses.iter().flatten().count() as u64;
+    }
+    let mut deviating = 0;
+    for &place in block {
+        let one = observation(&mut states[place], values.of(place, moment), moment);
+        deviating += u64::from(batch::observe_one(settings, one).courses[0].is_some());
+    }
+    deviating
+}
+
+fn observation(one: &mut Scored, value: f64, moment: Moment) -> Observation<'_> {
+    let Scored { state, deviation } = one;
+    Observation { state, deviation, moment, value, learning: Learning::Normal, in_event: false }
 }
 
 /// All numbers below `length`, shuffled: a linear congruential generator with a full period over the next power of
@@ -218,10 +252,10 @@ impl Order {
     }
 
     /// The next few places, as long as any are `left`; their states are asked for.
-    fn block(&mut self, left: &mut usize, states: &[Scored]) -> heapless::Vec<usize, BLOCK> {
-        let length = BLOCK.min(*left);
+    fn block(&mut self, left: &mut usize, states: &[Scored]) -> Block {
+        let length = LANES.min(*left);
         *left -= length;
-        let block: heapless::Vec<usize, BLOCK> = (0..length).map(|_| self.next()).collect();
+        let block: Block = (0..length).map(|_| self.next()).collect();
         for &place in &block {
             prefetch(&states[place]);
         }
@@ -237,6 +271,11 @@ struct Values {
 impl Values {
     fn new() -> Self {
         Self { random: 0x2545_f491_4f6c_dd1d }
+    }
+
+    /// The value of the series in this place, whose pattern many share.
+    fn of(&mut self, place: usize, moment: Moment) -> f64 {
+        self.next(place as u64 % u64::from(PATTERNS), moment.local_s)
     }
 
     fn next(&mut self, series: u64, local_s: i64) -> f64 {

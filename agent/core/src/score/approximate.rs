@@ -8,7 +8,7 @@
 ///
 /// The exponent is taken from the bit pattern and the mantissa goes through a polynomial of degree five
 /// (minimax on [1, 2)).
-#[inline]
+#[inline(always)]
 pub(super) fn ln(x: f32) -> f32 {
     let bits = x.to_bits();
     let exponent = ((bits >> 23) as i32 - 127) as f32;
@@ -16,6 +16,13 @@ pub(super) fn ln(x: f32) -> f32 {
     let p =
         y * (0.999_495_56 + y * (-0.491_908_96 + y * (0.289_474_8 + y * (-0.136_062_75 + y * 0.032_158_45))));
     exponent * core::f32::consts::LN_2 + p
+}
+
+/// One of two, without a branch: what comes is hard to predict, and a loop without branches can do several series at
+/// once.
+#[inline(always)]
+pub(crate) fn choose<T>(first: bool, one: T, other: T) -> T {
+    core::hint::select_unpredictable(first, one, other)
 }
 
 /// The bounds of numbers, each one comparison that every processor has as one instruction.
@@ -32,17 +39,17 @@ pub(crate) trait Bounded {
 }
 
 impl Bounded for f32 {
-    #[inline]
+    #[inline(always)]
     fn at_least(self, least: Self) -> Self {
-        if self > least { self } else { least }
+        choose(self > least, self, least)
     }
 
-    #[inline]
+    #[inline(always)]
     fn at_most(self, most: Self) -> Self {
-        if self < most { self } else { most }
+        choose(self < most, self, most)
     }
 
-    #[inline]
+    #[inline(always)]
     fn between(self, least: Self, most: Self) -> Self {
         self.at_least(least).at_most(most)
     }

@@ -5,6 +5,7 @@
 //! step within fixed bounds, and time that was counted once is not counted again.
 
 use super::approximate::Bounded;
+use super::words::{Sink, Source, Word};
 
 /// A step is at least this long, in seconds: repeated stamps teach almost nothing.
 const STEP_S_MIN: f32 = 0.1;
@@ -24,22 +25,38 @@ impl Stamp {
         Stamp(0)
     }
 
-    /// Moves on to `now_ms` and gives the seconds passed, within bounds.
-    #[inline]
-    pub(super) fn advance(&mut self, now_ms: i64) -> f32 {
-        let now = wrapping_quotient::<100>(now_ms);
-        let tenths = now.wrapping_sub(self.0).cast_signed();
-        if !(-LATE_TENTHS_MAX..0).contains(&tenths) {
-            self.0 = now;
-        }
-        (tenths as f32 * 0.1).between(STEP_S_MIN, STEP_S_MAX)
+    /// Moves on to `now`, in [`tenths`], and gives the seconds passed, within bounds.
+    #[inline(always)]
+    pub(super) fn advance(&mut self, now: u32) -> f32 {
+        let passed = now.wrapping_sub(self.0).cast_signed();
+        let late = (-LATE_TENTHS_MAX..0).contains(&passed);
+        self.0 = if late { self.0 } else { now };
+        (passed as f32 * 0.1).between(STEP_S_MIN, STEP_S_MAX)
     }
+}
+
+impl Word for Stamp {
+    #[inline(always)]
+    fn read(from: &mut impl Source) -> Self {
+        Stamp(from.next())
+    }
+
+    #[inline(always)]
+    fn write(self, to: &mut impl Sink) {
+        to.put(self.0);
+    }
+}
+
+/// A time in tenths of seconds, as a [`Stamp`] counts them.
+#[inline]
+pub(super) fn tenths(ms: i64) -> u32 {
+    wrapping_quotient::<100>(ms)
 }
 
 /// `x / N`, rounded down, of which only the lower 32 bits are kept.
 ///
 /// The numerator is moved up to be positive: division of unsigned numbers by a constant is the cheaper one.
-#[inline]
+#[inline(always)]
 pub(super) const fn wrapping_quotient<const N: u64>(x: i64) -> u32 {
     let moved_by = (1 << 63) / N;
     ((x as u64).wrapping_add(moved_by * N) / N).wrapping_sub(moved_by) as u32
@@ -47,7 +64,7 @@ pub(super) const fn wrapping_quotient<const N: u64>(x: i64) -> u32 {
 
 /// The share of an error that a mean with time constant `tau_s` takes up in one step: `step / (step + tau)`,
 /// in `(0, 1)`, which is `1 - exp(-step / tau)` to first order and needs no exponential.
-#[inline]
+#[inline(always)]
 pub(super) fn rate(step_s: f32, tau_s: f32) -> f32 {
     step_s / (step_s + tau_s)
 }
@@ -56,18 +73,24 @@ pub(super) fn rate(step_s: f32, tau_s: f32) -> f32 {
 mod tests {
     use super::*;
 
+    impl Stamp {
+        fn advance_ms(&mut self, now_ms: i64) -> f32 {
+            self.advance(tenths(now_ms))
+        }
+    }
+
     #[test]
     fn odd_clocks_stay_within_bounds() {
         let mut stamp = Stamp::new();
-        stamp.advance(1_700_000_000_000);
-        assert_eq!(stamp.advance(1_700_000_300_000), 300.0);
-        assert_eq!(stamp.advance(1_700_000_300_000), STEP_S_MIN);
-        assert_eq!(stamp.advance(1_700_000_000_000), STEP_S_MIN, "late");
-        assert_eq!(stamp.advance(1_700_000_360_000), 60.0, "counted once");
-        assert_eq!(stamp.advance(1_699_000_000_000), STEP_S_MIN);
-        assert_eq!(stamp.advance(1_726_524_800_000), STEP_S_MAX);
+        stamp.advance_ms(1_700_000_000_000);
+        assert_eq!(stamp.advance_ms(1_700_000_300_000), 300.0);
+        assert_eq!(stamp.advance_ms(1_700_000_300_000), STEP_S_MIN);
+        assert_eq!(stamp.advance_ms(1_700_000_000_000), STEP_S_MIN, "late");
+        assert_eq!(stamp.advance_ms(1_700_000_360_000), 60.0, "counted once");
+        assert_eq!(stamp.advance_ms(1_699_000_000_000), STEP_S_MIN);
+        assert_eq!(stamp.advance_ms(1_726_524_800_000), STEP_S_MAX);
         for odd in [i64::MIN, i64::MAX, 0, -1] {
-            assert!((STEP_S_MIN..=STEP_S_MAX).contains(&stamp.advance(odd)));
+            assert!((STEP_S_MIN..=STEP_S_MAX).contains(&stamp.advance_ms(odd)));
         }
     }
 

@@ -6,7 +6,8 @@
 //! squares. It must never reach the expectation itself, which has to stay where it is during a fault, while this
 //! forecast follows one. The hard case is a lone outlier: it echoes only as far as usual errors go.
 
-use super::approximate::Bounded;
+use super::approximate::{Bounded, choose};
+use super::words::words;
 
 /// Rates of the powers that normalise the learning, and of the usual error, for each observation.
 const POWER_RATE: f32 = 1.0 / 256.0;
@@ -22,7 +23,7 @@ const LESSON_MAX: f32 = 20.0;
 /// And none more than this, so that squares stay finite.
 const FEATURE_MAX: f32 = 1.0e18;
 /// The first so many observations echo and teach in full.
-const YOUNG: u16 = 40;
+const YOUNG: u32 = 40;
 /// After a gap of more than this many usual steps an echo fades.
 const GAP_STEPS: f32 = 1.5;
 /// The share of observations outside of the band, and by what part of it they widen it.
@@ -34,8 +35,7 @@ const WIDTH_MIN: f32 = 0.05;
 const WIDTH_MAX: f32 = 100.0;
 
 /// Recent errors and how they return; 36 bytes.
-#[repr(C)]
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Echo {
     /// The last two errors of the expectation, at the mean size of the series.
     past: [f32; 2],
@@ -60,11 +60,13 @@ pub(super) struct Lesson {
     /// Seconds since the observation before.
     pub(super) step_s: f32,
     /// The number of observations with this one, and its inverse.
-    pub(super) n: u16,
+    pub(super) n: u32,
     pub(super) youth: f32,
     /// One error teaches at most as much as this many usual ones.
     pub(super) clip: f32,
 }
+
+words!(Echo { past, powers, weights, usual, width, pitch_s });
 
 impl Echo {
     pub(super) const fn new() -> Self {
@@ -79,41 +81,41 @@ impl Echo {
     }
 
     /// How far the next error of the expectation is likely to be from zero, `step_s` after the last.
-    #[inline]
+    #[inline(always)]
     pub(super) fn ahead(&self, step_s: f32) -> f32 {
         let [error, change] = self.features();
         self.fade(step_s) * (self.weights[0] * error + self.weights[1] * change)
     }
 
     /// Half of the band that holds nine of ten errors of this forecast.
-    #[inline]
+    #[inline(always)]
     pub(super) fn band(&self) -> f32 {
         self.width * self.usual
     }
 
     /// Compares what came with `ahead`, the forecast that was used, and learns.
-    #[inline]
+    #[inline(always)]
     pub(super) fn learn(&mut self, ahead: f32, lesson: &Lesson) {
         let usual = self.usual + lesson.floor;
         let error = lesson.error - ahead;
         let inside = error.abs() <= self.width * usual;
-        let by = if inside { -OUTSIDE } else { 1.0 - OUTSIDE };
+        let by = choose(inside, -OUTSIDE, 1.0 - OUTSIDE);
         self.width = (self.width * (1.0 + WIDTH_RATE * by)).between(WIDTH_MIN, WIDTH_MAX);
         let clipped = within(error, lesson.clip * usual);
         self.learn_weights(clipped, usual, lesson);
         self.usual += USUAL_RATE.at_least(lesson.youth) * (clipped.abs() - self.usual);
-        let echo = if lesson.n <= YOUNG { lesson.error } else { ahead + within(error, ECHO_MAX * usual) };
+        let echo = choose(lesson.n <= YOUNG, lesson.error, ahead + within(error, ECHO_MAX * usual));
         self.past = [echo, self.past[0]];
         let step_s = lesson.step_s.between(0.5 * self.pitch_s, 2.0 * self.pitch_s + f32::MIN_POSITIVE);
-        let pitch_s = if lesson.n <= 2 { lesson.step_s } else { step_s };
+        let pitch_s = choose(lesson.n <= 2, lesson.step_s, step_s);
         self.pitch_s += lesson.youth.at_least(0.1) * (pitch_s - self.pitch_s);
     }
 
-    #[inline]
+    #[inline(always)]
     fn learn_weights(&mut self, error: f32, usual: f32, lesson: &Lesson) {
         let rate = POWER_RATE.at_least(lesson.youth);
         // After a gap nothing is learned of how errors return after one step.
-        let step = if self.fade(lesson.step_s) < 1.0 { 0.0 } else { WEIGHT_RATE };
+        let step = choose(self.fade(lesson.step_s) < 1.0, 0.0, WEIGHT_RATE);
         for (i, feature) in self.features().into_iter().enumerate() {
             let feature = within(feature, (LESSON_MAX * usual).at_most(FEATURE_MAX));
             self.powers[i] += rate * (feature * feature - self.powers[i]);
@@ -123,19 +125,21 @@ impl Echo {
         self.weights = [self.weights[0].between(0.0, 1.0), self.weights[1].between(-0.95, 0.95)];
     }
 
+    #[inline(always)]
     fn features(&self) -> [f32; 2] {
         [self.past[0], self.past[0] - self.past[1]]
     }
 
     /// What is left of an echo after `step_s`.
-    #[inline]
+    #[inline(always)]
     fn fade(&self, step_s: f32) -> f32 {
         let usual_s = GAP_STEPS * self.pitch_s;
-        if step_s > usual_s { usual_s / step_s } else { 1.0 }
+        choose(step_s > usual_s, usual_s / step_s, 1.0)
     }
 }
 
 /// A number within `most` of zero.
+#[inline(always)]
 fn within(x: f32, most: f32) -> f32 {
     let most = most.at_most(f32::MAX);
     x.between(-most, most)
@@ -147,7 +151,7 @@ mod tests {
 
     /// Feeds errors that return with `share` and noise in `[-1, 1)`; gives the mean absolute error of the echo and
     /// the share of errors within the band over the second half.
-    fn run(echo: &mut Echo, share: f32, count: u16) -> (f32, f32) {
+    fn run(echo: &mut Echo, share: f32, count: u32) -> (f32, f32) {
         let (mut error, mut random, mut sum, mut inside) = (0.0_f32, 1_u32, 0.0, 0.0);
         for n in 1..=count {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -159,12 +163,12 @@ mod tests {
             }
             echo.learn(ahead, &lesson(error, n));
         }
-        let half = f32::from(count - count / 2);
+        let half = (count - count / 2) as f32;
         (sum / half, inside / half)
     }
 
-    fn lesson(error: f32, n: u16) -> Lesson {
-        Lesson { error, floor: 1.0e-6, step_s: 60.0, n, youth: 1.0 / f32::from(n), clip: 4.0 }
+    fn lesson(error: f32, n: u32) -> Lesson {
+        Lesson { error, floor: 1.0e-6, step_s: 60.0, n, youth: 1.0 / n as f32, clip: 4.0 }
     }
 
     #[test]

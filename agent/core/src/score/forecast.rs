@@ -7,19 +7,19 @@
 //! errors. The hard case is counts that are small: the usual error is larger than the fault, and only sums over
 //! many series can tell.
 
-use super::approximate::Bounded;
+use super::approximate::{Bounded, choose};
 use super::cadence::rate;
 use super::echo::{self, Echo};
-use super::season::{self, Place, Season, Usual};
+use super::season::{self, Moved, Season, Sides, Usual};
 use super::strain::{Pace, Strain};
-use super::{Learning, Moment};
+use super::words::words;
 
 /// Time constants, in seconds, of the level, of the ratio and of the usual errors.
 const LEVEL_TAU_S: f32 = 43_200.0;
 const RATIO_TAU_S: f32 = 86_400.0;
 const ERROR_TAU_S: f32 = 86_400.0;
 /// Until this many observations, means are over all of them.
-const YOUTH: u16 = 4_096;
+const YOUTH: u32 = 4_096;
 const HOUR_S: f32 = 3_600.0;
 const DAY_S: f32 = 86_400.0;
 /// An hour of the day is a mean over its visits so far, one each day, but over this many at most.
@@ -52,28 +52,21 @@ const ECHO_SHARE_MIN: f32 = 0.25;
 const BORROWED_ERROR: f32 = 1.5;
 const BORROWED_NOVELTY: f32 = 1.0 / 3.0;
 
-/// What the forecast of one series may take.
-const FORECAST_BYTES_MAX: usize = 300;
-
-const _: () = assert!(size_of::<Forecast>() <= FORECAST_BYTES_MAX);
-
 /// What a step of the forecast needs to know beside the value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
-    /// Now.
-    pub(super) moment: Moment,
     /// Seconds since the observation before.
     pub(super) step_s: f32,
     /// Number of observations with this one, from 1.
-    pub(super) n: u16,
+    pub(super) n: u32,
     /// The inverse of that number.
     pub(super) youth: f32,
     /// 32 uniform random bits.
     pub(super) random: u32,
     /// The series has been below zero.
     pub(super) signed: bool,
-    /// Whether to learn.
-    pub(super) learning: Learning,
+    /// Whether level and seasons learn; else they rest.
+    pub(super) learns: bool,
 }
 
 /// What one step of the forecast gave.
@@ -91,11 +84,12 @@ pub(super) struct Forecasted {
     pub(super) band: f32,
     /// The mean of recent residuals against its usual size.
     pub(super) strain: f32,
+    /// What became of the hours around now.
+    pub(super) moved: Moved,
 }
 
-/// Level, seasons and their usual errors; 296 bytes.
-#[repr(C)]
-#[derive(Clone, Debug)]
+/// Level, ratio and usual errors: all of the forecast but the hours of its seasons.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Forecast {
     level: f32,
     /// The level of these days against that of the profile.
@@ -111,12 +105,13 @@ pub(super) struct Forecast {
     /// The inverse of the days for which the seasons have been learned.
     novelty: f32,
     echo: Echo,
-    season: Season,
 }
 
+words!(Forecast { level, ratio, size, level_error, season_error, usual, strain, novelty, echo });
+
 /// What the experts said, kept between forecasting and learning.
+#[derive(Clone, Copy)]
 struct Round {
-    place: Place,
     usual: Usual,
     /// The season's forecast, and the blend.
     season: f32,
@@ -135,42 +130,75 @@ impl Forecast {
             strain: Strain::new(),
             novelty: NOVELTY_MAX,
             echo: Echo::new(),
-            season: Season::new(),
         }
     }
 
-    /// Forecasts `x`, compares and learns.
-    #[inline]
-    pub(super) fn step(&mut self, x: f32, step: &Step) -> Forecasted {
-        if step.n == 1 {
-            (self.level, self.size) = (x, x.abs());
-        }
-        let round = self.ask(step.moment);
-        let expected = if step.signed { round.blend } else { round.blend.at_least(0.0) };
+    /// Forecasts `x`, compares and learns; `sides` are the hours around now.
+    #[inline(always)]
+    pub(super) fn step(&mut self, x: f32, sides: &Sides, step: &Step) -> Forecasted {
+        let first = step.n == 1;
+        self.level = choose(first, x, self.level);
+        self.size = choose(first, x.abs(), self.size);
+        let round = self.ask(sides);
+        let expected = choose(step.signed, round.blend, round.blend.at_least(0.0));
         let residual = x - expected;
         let scale = self.scale_at(expected);
         let ahead = self.echo.ahead(step.step_s);
-        let least = if step.signed { f32::MIN } else { ECHO_SHARE_MIN * expected };
+        let least = choose(step.signed, f32::MIN, ECHO_SHARE_MIN * expected);
         let next = (expected + scale * ahead).at_least(least);
         let band = scale * self.echo.band();
         let usual = self.usual * scale + self.error_floor();
-        let pace = self.strain.observe(residual / usual, step.step_s, step.n);
+        let pace = &self.strain.observe(residual / usual, step.step_s, step.n);
         self.learn_echo(residual / scale, ahead, pace, step);
-        if step.learning == Learning::Normal {
-            self.learn_errors(x, &round, pace, step);
-            let bound = clip(residual, pace.clip, usual);
-            self.usual += error_rate(pace, step) * (bound.abs() / scale - self.usual);
-            self.learn_level(x, &round, pace, usual, step);
-            self.learn_season(x, &round, pace, step);
-        }
-        Forecasted { expected, residual, usual, next, band, strain: self.strain.size() }
+        let before = *self;
+        self.learn_errors(x, &round, pace, step);
+        let bound = clip(residual, pace.clip, usual);
+        self.usual += error_rate(pace, step) * (bound.abs() / scale - self.usual);
+        self.learn_level(x, &round, pace, usual, step);
+        let lesson = self.learn_season(x, sides, &round, pace, step);
+        let moved = sides.moved(round.usual, &lesson);
+        self.rest(&before, step.learns);
+        Forecasted { expected, residual, usual, next, band, strain: self.strain.size(), moved }
+    }
+
+    /// What the hours learn in a step: for the few whose change is more than a number.
+    #[cold]
+    pub(super) fn lesson(&self, x: f32, sides: &Sides, step: &Step) -> (Usual, season::Lesson) {
+        let mut again = *self;
+        let first = step.n == 1;
+        again.level = choose(first, x, again.level);
+        again.size = choose(first, x.abs(), again.size);
+        let round = again.ask(sides);
+        let expected = choose(step.signed, round.blend, round.blend.at_least(0.0));
+        let residual = x - expected;
+        let scale = again.scale_at(expected);
+        let usual = again.usual * scale + again.error_floor();
+        let pace = &again.strain.observe(residual / usual, step.step_s, step.n);
+        again.learn_errors(x, &round, pace, step);
+        again.learn_level(x, &round, pace, usual, step);
+        (round.usual, again.learn_season(x, sides, &round, pace, step))
+    }
+
+    /// Goes back to what was known before, unless it learns.
+    #[inline(always)]
+    fn rest(&mut self, before: &Self, learns: bool) {
+        let of = |now: f32, before: f32| choose(learns, now, before);
+        self.level = of(self.level, before.level);
+        self.ratio = of(self.ratio, before.ratio);
+        self.size = of(self.size, before.size);
+        self.level_error = of(self.level_error, before.level_error);
+        self.season_error = of(self.season_error, before.season_error);
+        self.usual = of(self.usual, before.usual);
+        self.novelty = of(self.novelty, before.novelty);
+        self.strain.rest(&before.strain, learns);
     }
 
     /// Takes over the seasons of a series of the same kind, at its own level: how a day and a week go is no longer
     /// new to it. `donor` has to have learned for a while; `moment` is the time of the latest observation.
     #[cold]
-    pub(super) fn borrow(&mut self, donor: &Self, moment: Moment) {
-        let theirs = donor.ask(moment).season;
+    pub(super) fn borrow(&mut self, season: &mut Season, donor: (&Self, &Season), sides: &Sides) {
+        let (donor, hours) = donor;
+        let theirs = donor.ask(sides).season;
         let own = self.level;
         let comparable = theirs.abs() > donor.error_floor() && own.abs() > self.error_floor();
         if !comparable || (theirs < 0.0) != (own < 0.0) {
@@ -178,7 +206,7 @@ impl Forecast {
         }
         // As many powers of two as it takes go into the unit, and what is left into the ratio.
         let factor = own / theirs * donor.ratio;
-        self.ratio = self.season.borrow(&donor.season, factor).between(1.0 / RATIO_MAX, RATIO_MAX);
+        self.ratio = season.borrow(hours, factor).between(1.0 / RATIO_MAX, RATIO_MAX);
         // A borrowed season errs somewhat more than one of its own; what it is worth shows within hours.
         let relative = donor.season_error / (donor.size + f32::MIN_POSITIVE);
         self.season_error = BORROWED_ERROR * relative * self.size;
@@ -197,19 +225,17 @@ impl Forecast {
     }
 
     /// Asks the experts, and blends what they say.
-    #[inline]
-    fn ask(&self, moment: Moment) -> Round {
-        let place = Place::new(moment.local_s);
-        let otherwise = if self.season.knows(place) { 0.0 } else { self.level / self.ratio };
-        let usual = self.season.usual(place, otherwise);
+    #[inline(always)]
+    fn ask(&self, sides: &Sides) -> Round {
+        let usual = sides.usual(self.level / self.ratio);
         let season = (usual.of_week * self.ratio).between(-SEASON_MAX, SEASON_MAX);
         let blend = self.level + self.season_weight() * (season - self.level);
-        Round { place, usual, season, blend }
+        Round { usual, season, blend }
     }
 
     /// The weight of the season against the level, which nearly chooses: a mean with a much worse expert would be
     /// biased at the same hours each week.
-    #[inline]
+    #[inline(always)]
     fn season_weight(&self) -> f32 {
         let season = self.season_error + RESOLUTION * self.size;
         let share = season / (season + self.level_error + self.error_floor());
@@ -219,28 +245,33 @@ impl Forecast {
     }
 
     /// The smallest error told apart from none.
+    #[inline(always)]
     fn error_floor(&self) -> f32 {
         1.0e-6 * self.size + 1.0e-18
     }
 
     /// How much larger errors are where `expected` is the forecast: like the noise of counts they grow with the
     /// square root of the size.
+    #[inline(always)]
     fn scale_at(&self, expected: f32) -> f32 {
         let relative = expected.abs() / (self.size + 1.0e-18);
         square_root(relative.between(1.0 / SCALE_MAX, SCALE_MAX))
     }
 
+    #[inline(always)]
     fn learn_echo(&mut self, error: f32, ahead: f32, pace: &Pace, step: &Step) {
         let (floor, youth) = (self.error_floor(), step.youth);
         let lesson = echo::Lesson { error, floor, step_s: step.step_s, n: step.n, youth, clip: pace.clip };
         self.echo.learn(ahead, &lesson);
     }
 
+    #[inline(always)]
     fn learn_errors(&mut self, x: f32, round: &Round, pace: &Pace, step: &Step) {
         let (floor, rate) = (self.error_floor(), error_rate(pace, step));
-        for (usual, said) in [(&mut self.level_error, self.level), (&mut self.season_error, round.season)] {
-            *usual += rate * (clip(x - said, pace.clip, *usual + floor).abs() - *usual);
-        }
+        let moved =
+            |usual: f32, said: f32| usual + rate * (clip(x - said, pace.clip, usual + floor).abs() - usual);
+        self.level_error = moved(self.level_error, self.level);
+        self.season_error = moved(self.season_error, round.season);
         // A size that grows by no more than the errors do keeps out a lone outlier.
         let size = x.abs().at_most(self.size + 2.0 * pace.clip.at_most(1.0e6) * (self.level_error + floor));
         self.size += rate * (size - self.size);
@@ -248,6 +279,7 @@ impl Forecast {
     }
 
     /// Moves the level, and the ratio by least mean squares of the value on the profile.
+    #[inline(always)]
     fn learn_level(&mut self, x: f32, round: &Round, pace: &Pace, usual: f32, step: &Step) {
         let step_s = step.step_s * pace.level;
         let level_rate = rate(step_s, LEVEL_TAU_S).at_least(youth(pace, step));
@@ -259,32 +291,40 @@ impl Forecast {
         self.ratio = ratio.between(1.0 / RATIO_MAX, RATIO_MAX);
     }
 
-    fn learn_season(&mut self, x: f32, round: &Round, pace: &Pace, step: &Step) {
+    /// What the hours around now are to learn.
+    #[inline(always)]
+    fn learn_season(
+        &mut self,
+        x: f32,
+        sides: &Sides,
+        round: &Round,
+        pace: &Pace,
+        step: &Step,
+    ) -> season::Lesson {
         let hours = step.step_s * (1.0 / HOUR_S);
         let weekly = (7.0 * self.novelty).between(1.0 / VISITS_WEEK_MAX, 1.0);
-        let new = self.novelty < DAY_NEW && weekly > WEEK_NEW;
+        let new = (self.novelty < DAY_NEW) & (weekly > WEEK_NEW);
         let (error, inverse) = (x - round.season, 1.0 / self.ratio);
         let clipped = clip(error, pace.clip, self.season_error + self.error_floor());
-        let known = self.season.knows(round.place);
         let lesson = season::Lesson {
             error: clipped * inverse,
-            week_error: if new { error } else { clipped } * inverse,
-            begin: if known { 0.0 } else { self.begin(x, round.season, step) },
+            week_error: choose(new, error, clipped) * inverse,
+            begin: choose(sides.known(), 0.0, self.begin(x, round.season, step)),
             least: LEAST_SHARE * self.size + f32::MIN_POSITIVE,
             day_rate: share(hours * pace.day * self.novelty.at_least(1.0 / VISITS_DAY_MAX)),
-            week_rate: WEEK_SHARE * share(hours * weekly * if new { 1.0 } else { pace.week }),
+            week_rate: WEEK_SHARE * share(hours * weekly * choose(new, 1.0, pace.week)),
             signed: step.signed,
             random: step.random,
         };
-        self.season.learn(round.place, round.usual, &lesson);
         // The inverse of a time that grows by the step.
         let novelty = self.novelty * (1.0 - share(self.novelty * step.step_s * (1.0 / DAY_S)));
         self.novelty = novelty.at_least(1.0 / (7.0 * VISITS_WEEK_MAX));
+        lesson
     }
 
     /// Where an hour never seen begins, when `said` was forecast without it: near the value where an hour is a
     /// few observations, near the forecast where it is many, for one value of many is mostly noise or of a fault.
-    #[cold]
+    #[inline(always)]
     fn begin(&self, x: f32, said: f32, step: &Step) -> f32 {
         let share = rate(step.step_s, BEGIN_TAU_S);
         let bound = said.abs() + 4.0 * self.level_error;
@@ -293,26 +333,31 @@ impl Forecast {
 }
 
 /// The least rate of a mean while it is over all observations so far.
+#[inline(always)]
 fn youth(pace: &Pace, step: &Step) -> f32 {
-    if step.n <= YOUTH { pace.level.at_most(1.0) * step.youth } else { 0.0 }
+    choose(step.n <= YOUTH, pace.level.at_most(1.0) * step.youth, 0.0)
 }
 
+#[inline(always)]
 fn error_rate(pace: &Pace, step: &Step) -> f32 {
     rate(step.step_s * pace.errors, ERROR_TAU_S).at_least(youth(pace, step))
 }
 
 /// The share that a part has of itself and one.
+#[inline(always)]
 fn share(part: f32) -> f32 {
     part / (1.0 + part)
 }
 
 /// The square root of a normal number to a few parts in a hundred: a half of the exponent, and of the mantissa as
 /// if its logarithm were straight.
+#[inline(always)]
 fn square_root(x: f32) -> f32 {
     f32::from_bits((x.to_bits() >> 1) + 0x1fbd_1df5)
 }
 
 /// An error within `most` usual errors.
+#[inline(always)]
 fn clip(error: f32, most: f32, usual: f32) -> f32 {
     let bound = (most * usual).at_most(f32::MAX);
     error.between(-bound, bound)

@@ -12,23 +12,24 @@
 //! | `echo` | what the last errors foretell of the next value, and the band around it |
 //! | `strain` | whether the recent errors are a fault, and how fast to learn meanwhile |
 //! | `derivative` | is the slow trend bending |
-//! | `distribution` | has this value been seen before |
+//! | `histogram`, `morris` | has this number been seen before: the value itself, the error of its forecast, the bend |
 //! | `spread` | are the errors larger than they used to be |
 //! | `flat_line`, `vanish`, `rhythm` | does the value stand still, are there only zeros, does nothing come |
 //! | `combine` | one number from three |
 //! | `severity` | how bad it is, however long it has lasted |
 //! | `rest` | how much attention that deserves after the last alarm |
-//! | `histogram`, `morris`, `approximate` | the machinery below |
+//! | `kernel`, `words` | how several series are scored at once |
+//! | `approximate` | arithmetic that is the same everywhere |
 
 mod approximate;
 mod cadence;
 mod combine;
 mod derivative;
-mod distribution;
 mod echo;
 mod flat_line;
 mod forecast;
 mod histogram;
+mod kernel;
 mod morris;
 mod rest;
 mod rhythm;
@@ -40,15 +41,19 @@ mod strain;
 #[cfg(test)]
 mod tests;
 mod vanish;
+pub(crate) mod words;
 
 use vedette_common::WallMs;
 pub use vedette_common::wire::Direction;
 
-pub(crate) use flat_line::FlatLine;
+pub(crate) use approximate::choose;
+pub(crate) use flat_line::{FlatLine, print};
+pub use kernel::Scores;
+pub(crate) use kernel::{Observed, step};
 pub use rest::{Rest, RestSettings};
-pub(crate) use rhythm::{Gap, Rhythm};
+pub(crate) use rhythm::{Gap, Rhythm, seconds};
 pub use severity::Severity;
-pub(crate) use spread::{Spread, Width};
+pub(crate) use spread::Spread;
 pub use state::{SERIES_STATE_BYTES_MAX, SeriesState, VALUE_MAX, WARM_UP_OBSERVATIONS};
 pub(crate) use vanish::Vanish;
 

@@ -13,20 +13,26 @@ const SHIFT: u32 = 23 - MANTISSA_BITS;
 const OFFSET: f32 = 16.0;
 
 /// The count that the counter `c` stands for.
-#[inline]
+#[inline(always)]
 pub(super) fn count(c: u8) -> f32 {
-    f32::from_bits((u32::from(c) << SHIFT) + OFFSET.to_bits()) - OFFSET
+    count_of(c.into())
+}
+
+/// The same for a counter among the bits of a word.
+#[inline(always)]
+pub(super) fn count_of(c: u32) -> f32 {
+    f32::from_bits((c << SHIFT) + OFFSET.to_bits()) - OFFSET
 }
 
 /// The counter after one more event, given 32 uniform random bits: a step with probability `2^-e`.
-#[inline]
+#[inline(always)]
 pub(super) fn increment(c: u8, random: u32) -> u8 {
     let mask = (1_u32 << (c >> MANTISSA_BITS)) - 1;
     c.saturating_add(u8::from(random & mask == 0))
 }
 
 /// The counter that stands for `count` events, to the nearest step; not below zero, not above the top.
-#[inline]
+#[inline(always)]
 pub(super) fn from_count(count: f32) -> u8 {
     let bits = (count.max(0.0) + OFFSET).to_bits() - OFFSET.to_bits();
     let nearest = (bits + (1 << (SHIFT - 1))) >> SHIFT;

@@ -13,7 +13,7 @@ use vedette_common::WallMs;
 
 use super::Score;
 use super::approximate::ln;
-use super::cadence::Stamp;
+use super::cadence::{Stamp, tenths};
 use super::combine::{THRESHOLD, score as score_of};
 
 /// A surprisal counts while resting only if it is this many times the peak remembered.
@@ -73,7 +73,7 @@ impl Rest {
     }
 
     fn fade(&mut self, settings: &RestSettings, at: WallMs) {
-        let passed_s = self.last.advance(at.0);
+        let passed_s = self.last.advance(tenths(at.0));
         let begun = self.age_s >= 0.0;
         self.age_s = if begun { self.age_s + passed_s } else { 0.0 };
         let (least_s, most_s) = (0.001 * settings.least_ms as f32, 0.001 * settings.most_ms as f32);

@@ -4,17 +4,18 @@
 //! without a beat, or one that rests each night: it is silent only after a gap much longer than those that are usual
 //! for it, and a gap becomes usual when it has come twice.
 
-use super::approximate::Bounded;
+use super::approximate::{Bounded, choose};
 use super::cadence::wrapping_quotient;
+use super::words::words;
 
 /// Observations before a gap means anything.
-const LEARNED: u16 = 24;
+const LEARNED: u32 = 24;
 /// A silence is longer than so many times the longest usual gap and so many times the mean one together.
 const LONGEST_FACTOR: f32 = 2.0;
 const MEAN_FACTOR: f32 = 2.0;
 /// What one gap weighs in the mean.
 const MEAN_RATE: f32 = 0.03;
-const YOUTH: u16 = 33;
+const YOUTH: u32 = 33;
 /// What one second takes off the longest of what is remembered, one over thirty days: it has to outlast the weekends.
 /// For steps of up to [`STEP_S_MAX`].
 pub(super) const FORGET_RATE: f32 = 1.0 / 2_592_000.0;
@@ -27,8 +28,7 @@ const GONE_FACTOR: f32 = 4.0;
 const GAP_S_MAX: f32 = 2.0e9;
 
 /// The usual gaps; 20 bytes.
-#[repr(C)]
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Rhythm {
     /// Seconds of Unix time of the latest observation, wrapping.
     last_s: u32,
@@ -36,8 +36,11 @@ pub(crate) struct Rhythm {
     /// The longest usual gap, and one that came once.
     longest_s: f32,
     once_s: f32,
-    seen: u16,
+    /// Observations that took time; stops counting when they are many.
+    seen: u32,
 }
+
+words!(Rhythm { last_s, mean_s, longest_s, once_s, seen });
 
 /// What there is to say about the gap up to now.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,37 +60,32 @@ impl Rhythm {
 
     /// Takes in an observation and gives the seconds since the one before, at most a day; 0 if there was none, and if
     /// time stood still or ran backwards.
-    #[inline]
-    pub(crate) fn observe(&mut self, now_ms: i64) -> f32 {
-        let gap_s = self.since_s(now_ms);
+    #[inline(always)]
+    pub(crate) fn observe(&mut self, now_s: u32) -> f32 {
+        let gap_s = choose(self.seen == 0, 0.0, self.since_s(now_s));
         let step_s = gap_s.at_most(STEP_S_MAX);
-        self.last_s = seconds(now_ms);
-        if self.seen == 0 {
-            self.seen = 1;
-            return 0.0;
-        }
-        if gap_s > self.longest_s {
-            self.learn_long(gap_s);
-        }
-        let share = if self.seen <= YOUTH { 1.0 / f32::from(self.seen) } else { MEAN_RATE };
+        self.last_s = now_s;
+        self.learn_long(gap_s);
+        let many = choose(self.seen == 0, 1, self.seen).cast_signed() as f32;
+        let share = choose(self.seen <= YOUTH, 1.0 / many, MEAN_RATE);
         self.mean_s += share * (gap_s.at_most(self.longest_s) - self.mean_s);
         let forgotten = step_s * FORGET_RATE;
         self.longest_s -= forgotten * self.longest_s;
         self.once_s -= forgotten * self.once_s;
-        self.seen = self.seen.saturating_add(u16::from(gap_s > 0.0));
+        let counts = ((gap_s > 0.0) | (self.seen == 0)) & (self.seen <= YOUTH);
+        self.seen += u32::from(counts);
         step_s
     }
 
     /// A gap longer than any usual one. One that was no silence is usual from now on, and so is a silence that came
     /// about twice.
-    #[cold]
+    #[inline(always)]
     fn learn_long(&mut self, gap_s: f32) {
-        let known = self.seen >= LEARNED && gap_s > self.silent_s();
-        if !known || gap_s <= LONGEST_FACTOR * self.once_s {
-            self.longest_s = gap_s;
-        } else {
-            self.once_s = gap_s;
-        }
+        let long = gap_s > self.longest_s;
+        let known = (self.seen >= LEARNED) & (gap_s > self.silent_s());
+        let usual = !known | (gap_s <= LONGEST_FACTOR * self.once_s);
+        self.once_s = choose(long & !usual, gap_s, self.once_s);
+        self.longest_s = choose(long & usual, gap_s, self.longest_s);
     }
 
     /// The mean gap of late, in seconds.
@@ -98,7 +96,7 @@ impl Rhythm {
 
     /// How long the series has been silent when the time is `now_ms` and nothing came.
     pub(crate) fn ask(&self, now_ms: i64, least_s: f32) -> Gap {
-        let (gap_s, silent_s) = (self.since_s(now_ms), self.silent_s().at_least(least_s));
+        let (gap_s, silent_s) = (self.since_s(seconds(now_ms)), self.silent_s().at_least(least_s));
         match () {
             () if self.seen < LEARNED || gap_s <= silent_s => Gap::Usual,
             () if gap_s > GONE_S.at_least(GONE_FACTOR * silent_s) => Gap::Gone,
@@ -111,17 +109,20 @@ impl Rhythm {
         *self = Self::new();
     }
 
+    #[inline(always)]
     fn silent_s(&self) -> f32 {
         LONGEST_FACTOR * self.longest_s + MEAN_FACTOR * self.mean_s
     }
 
-    fn since_s(&self, now_ms: i64) -> f32 {
-        (seconds(now_ms).wrapping_sub(self.last_s).cast_signed() as f32).between(0.0, GAP_S_MAX)
+    #[inline(always)]
+    fn since_s(&self, now_s: u32) -> f32 {
+        (now_s.wrapping_sub(self.last_s).cast_signed() as f32).between(0.0, GAP_S_MAX)
     }
 }
 
 /// Seconds of Unix time, wrapping: only differences count.
-fn seconds(ms: i64) -> u32 {
+#[inline]
+pub(crate) fn seconds(ms: i64) -> u32 {
     wrapping_quotient::<1_000>(ms)
 }
 
@@ -140,7 +141,7 @@ mod tests {
     fn a_steady_series_is_silent_after_a_few_beats() {
         for step_s in [10, 60, 300, 3_600] {
             let mut rhythm = Rhythm::new();
-            (0..200).for_each(|n| _ = rhythm.observe(1_700_000_000_000 + n * step_s * 1_000));
+            (0..200).for_each(|n| _ = rhythm.observe(seconds(1_700_000_000_000 + n * step_s * 1_000)));
             let told = told_after(&rhythm, 1_700_000_000 + 199 * step_s);
             assert!(
                 (4 * step_s - step_s / 50 - 1..=5 * step_s + 1).contains(&told),
@@ -156,7 +157,7 @@ mod tests {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             // One of ten gaps is ten times as long.
             now_s += if random >> 28 == 0 { 600 } else { 60 };
-            rhythm.observe(now_s * 1_000);
+            rhythm.observe(seconds(now_s * 1_000));
         }
         let told = told_after(&rhythm, now_s);
         assert!((1_200..1_800).contains(&told), "{told}");
@@ -168,7 +169,7 @@ mod tests {
         let mut told = 0;
         for day in 0..10 {
             for minute in 0..600 {
-                rhythm.observe((1_700_000_000 + day * 86_400 + minute * 60) * 1_000);
+                rhythm.observe(seconds((1_700_000_000 + day * 86_400 + minute * 60) * 1_000));
             }
             let morning = 1_700_000_000 + (day + 1) * 86_400;
             told += u32::from(rhythm.ask(morning * 1_000 - 1_000, 0.0) != Gap::Usual);
@@ -180,7 +181,7 @@ mod tests {
     fn odd_clocks_do_no_harm() {
         let mut rhythm = Rhythm::new();
         for ms in [i64::MIN, i64::MAX, 0, -1, 1_700_000_000_000, 5] {
-            assert!((0.0..=STEP_S_MAX).contains(&rhythm.observe(ms)));
+            assert!((0.0..=STEP_S_MAX).contains(&rhythm.observe(seconds(ms))));
             assert!(rhythm.mean_s.is_finite() && rhythm.longest_s.is_finite());
         }
     }

@@ -8,7 +8,7 @@
 //! precision in so few bits: numbers are rounded at random in proportion to what is cut off, so that small
 //! corrections arrive on average.
 
-use super::approximate::Bounded;
+use super::approximate::{Bounded, choose};
 
 /// Hours of a day and of a week.
 const DAY: usize = 24;
@@ -30,9 +30,15 @@ const BITS: i32 = 13;
 /// Bounds of the exponent of the unit.
 const EXPONENT_MIN: i32 = -100;
 const EXPONENT_MAX: i32 = 46;
+/// The largest number of units that an hour is rounded to.
+const WHOLE_MAX: f32 = 32_766.0;
 /// A byte of the week counts units of `2^-precision`: at first fine, coarser when some hour needs the range.
 const PRECISION_MAX: u8 = 9;
 const PRECISION_MIN: u8 = 5;
+/// The most units that a byte of the week holds.
+const FACTOR_UNITS_MAX: i32 = 127;
+/// An hour begins with the first value of which it has this share.
+const BEGINS_AT: f32 = 0.5;
 /// A finer unit is taken when every hour would use less than half of its range.
 const REFINE_BELOW: u8 = 48;
 /// About one observation in so many looks whether the units could be finer; a mask of random bits.
@@ -44,17 +50,20 @@ const FALL_MAX: f32 = 0.5;
 const RISE_MAX: f32 = 2.0;
 
 /// `2^exponent` within the range of normal numbers.
+#[inline(always)]
 fn power_of_two(exponent: i32) -> f32 {
     f32::from_bits(((127 + exponent) as u32) << 23)
 }
 
-/// A number as an integer, rounded down after a random share of one was added; beyond 16 bits somewhere beyond.
-#[inline]
+/// A number as an integer, rounded down after a random share of one was added; beyond 16 bits the last that fits.
+#[inline(always)]
 fn round(x: f32, random: u32) -> i32 {
-    let share = (random & 0xffff) as f32 * (1.0 / 65_536.0);
-    // The shift keeps the number positive, where truncation rounds down. It also leaves seven binary places, so that
-    // one in 256 is rounded up beyond its share: what is found on real series depends on that, see the benchmark.
-    (x.between(-40_000.0, 40_000.0) + share + 65_536.0) as i32 - 65_536
+    let share = (random & 0xffff).cast_signed() as f32 * (1.0 / 65_536.0);
+    // Just below the exponent of 2^17 the bits of a float are the number with seven binary places, so that no
+    // conversion is needed. One in 256 is rounded up beyond its share by that: what is found on real series depends on
+    // it, see the benchmark.
+    let bits = (x.between(-WHOLE_MAX, WHOLE_MAX) + share + 98_304.0).to_bits();
+    ((bits >> 7) & 0xffff).cast_signed() - 32_768
 }
 
 /// The exponent of the unit in which `x` has `BITS` bits.
@@ -69,13 +78,13 @@ pub(super) struct Place {
     /// Hours of the week, and the same two as hours of the day.
     week: [u8; 2],
     day: [u8; 2],
-    /// Shares of the two, that add up to 1.
-    shares: [f32; 2],
+    /// The share of the second of them; the first has the rest.
+    share: f32,
 }
 
 impl Place {
     /// The place of a local time.
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(local_s: i64) -> Self {
         // Many weeks later, so that no time of use is negative: the remainder of an unsigned number is cheap.
         let since_middle =
@@ -86,7 +95,82 @@ impl Place {
         let next = |hour: u32, hours: usize| if hour + 1 == hours as u32 { 0 } else { hour + 1 };
         let (day, week) = (before % DAY as u32, before);
         let pair = |hour, hours| [hour as u8, next(hour, hours) as u8];
-        Place { week: pair(week, WEEK), day: pair(day, DAY), shares: [1.0 - share, share] }
+        Place { week: pair(week, WEEK), day: pair(day, DAY), share }
+    }
+}
+
+/// What a profile holds of the two hours around a moment, before and after.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sides {
+    /// Units of these hours of the day and of the week.
+    pub(super) day: [i32; 2],
+    pub(super) week: [i32; 2],
+    /// The exponent of the unit of the day and the precision of that of the week.
+    pub(super) exponent: i32,
+    pub(super) precision: i32,
+    /// The share of the hour after.
+    pub(super) share: f32,
+}
+
+/// What became of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moved {
+    pub(super) day: [i32; 2],
+    pub(super) week: [i32; 2],
+    /// It takes more than that: an hour begins, or the units change. Then nothing here counts.
+    pub(super) rarely: bool,
+}
+
+impl Sides {
+    /// Whether both hours were seen.
+    #[inline(always)]
+    pub(super) fn known(&self) -> bool {
+        (self.day[0] != i32::from(UNSEEN)) & (self.day[1] != i32::from(UNSEEN))
+    }
+
+    #[inline(always)]
+    fn shares(&self) -> [f32; 2] {
+        [1.0 - self.share, self.share]
+    }
+
+    /// What is usual here; an hour never seen is like `otherwise`.
+    #[inline(always)]
+    pub(super) fn usual(&self, otherwise: f32) -> Usual {
+        let day_unit = power_of_two(self.exponent);
+        let week_unit = power_of_two(-self.precision);
+        let mut usual = Usual { of_day: 0.0, of_week: 0.0 };
+        for side in 0..2 {
+            let unseen = self.day[side] == i32::from(UNSEEN);
+            let hour = choose(unseen, otherwise, day_unit * self.day[side] as f32);
+            let of_day = self.shares()[side] * hour;
+            usual.of_day += of_day;
+            usual.of_week += of_day * (1.0 + week_unit * self.week[side] as f32);
+        }
+        usual
+    }
+
+    /// Moves both hours, of the day and of the week, towards a value.
+    #[inline(always)]
+    pub(super) fn moved(&self, usual: Usual, lesson: &Lesson) -> Moved {
+        let size = usual.of_day.abs().at_least(lesson.least);
+        let week_error = lesson.week_error.between(-FALL_MAX * size, RISE_MAX * size);
+        let week_unit = power_of_two(self.precision);
+        let units = lesson.week_rate * (week_error / size) * week_unit;
+        let (day_unit, least) = (power_of_two(-self.exponent), (FACTOR_MIN - 1.0) * week_unit);
+        let mut moved = Moved { day: self.day, week: self.week, rarely: lesson.random & REFINE_MASK == 0 };
+        for side in 0..2 {
+            let (share, random) = (self.shares()[side], lesson.random >> (16 * side));
+            let day = self.day[side] as f32 + lesson.day_rate * share * lesson.error * day_unit;
+            let day = choose(lesson.signed, day, day.at_least(0.0));
+            let week = (self.week[side] as f32 + share * units).at_least(least);
+            let (day_units, week_units) = (round(day, random), round(week, random));
+            let unseen = self.day[side] == i32::from(UNSEEN);
+            moved.day[side] = choose(unseen, self.day[side], day_units);
+            moved.week[side] = choose(unseen, self.week[side], week_units);
+            let too_large = (day.abs() > WHOLE_MAX) | (week_units.abs() > FACTOR_UNITS_MAX);
+            moved.rarely |= choose(unseen, share >= BEGINS_AT, too_large);
+        }
+        moved
     }
 }
 
@@ -146,40 +230,40 @@ impl Season {
         factor * power_of_two((i32::from(donor.exponent) - exponent).clamp(-126, 127))
     }
 
-    /// Whether both hours around a place were seen.
-    #[inline]
-    pub(super) fn knows(&self, place: Place) -> bool {
-        let [before, after] = place.day;
-        self.day[usize::from(before)] != UNSEEN && self.day[usize::from(after)] != UNSEEN
-    }
-
-    /// What is usual at a place; an hour never seen is like `otherwise`.
-    #[inline]
-    pub(super) fn usual(&self, place: Place, otherwise: f32) -> Usual {
-        let day_unit = power_of_two(i32::from(self.exponent));
-        let week_unit = power_of_two(-i32::from(self.precision));
-        let mut usual = Usual { of_day: 0.0, of_week: 0.0 };
-        for side in 0..2 {
-            let slot = self.day[usize::from(place.day[side])];
-            let of_day =
-                place.shares[side] * if slot == UNSEEN { otherwise } else { day_unit * f32::from(slot) };
-            usual.of_day += of_day;
-            usual.of_week += of_day * (1.0 + week_unit * f32::from(self.week[usize::from(place.week[side])]));
+    /// What it holds of the hours around a place.
+    #[inline(always)]
+    pub(super) fn sides(&self, place: Place) -> Sides {
+        Sides {
+            day: place.day.map(|hour| i32::from(self.day[usize::from(hour).min(DAY - 1)])),
+            week: place.week.map(|hour| i32::from(self.week[usize::from(hour).min(WEEK - 1)])),
+            exponent: self.exponent.into(),
+            precision: self.precision.into(),
+            share: place.share,
         }
-        usual
     }
 
-    /// Moves both hours around a place, of the day and of the week, towards a value.
-    #[inline]
+    /// Puts these hours back.
+    #[inline(always)]
+    pub(super) fn put(&mut self, place: Place, day: [i32; 2], week: [i32; 2]) {
+        for side in 0..2 {
+            self.day[usize::from(place.day[side]).min(DAY - 1)] = day[side] as Short;
+            self.week[usize::from(place.week[side]).min(WEEK - 1)] = week[side] as i8;
+        }
+    }
+
+    /// Moves both hours around a place, of the day and of the week, towards a value, whatever it takes: hours begin,
+    /// and units change.
+    #[cold]
     pub(super) fn learn(&mut self, place: Place, usual: Usual, lesson: &Lesson) {
         let size = usual.of_day.abs().at_least(lesson.least);
         let week_error = lesson.week_error.between(-FALL_MAX * size, RISE_MAX * size);
         let units = lesson.week_rate * (week_error / size) * power_of_two(i32::from(self.precision));
-        for side in 0..2 {
-            let (share, random) = (place.shares[side], lesson.random >> (16 * side));
+        let shares = [1.0 - place.share, place.share];
+        for (side, share) in shares.into_iter().enumerate() {
+            let random = lesson.random >> (16 * side);
             let hour = usize::from(place.day[side]);
             if self.day[hour] == UNSEEN {
-                if share >= 0.5 {
+                if share >= BEGINS_AT {
                     self.begin(hour, lesson.begin, random);
                 }
             } else {
@@ -192,13 +276,11 @@ impl Season {
         }
     }
 
-    #[inline]
     fn move_day(&mut self, hour: usize, by: f32, signed: bool, random: u32) {
         let wanted = f32::from(self.day[hour]) + by * power_of_two(-i32::from(self.exponent));
         let wanted = if signed { wanted } else { wanted.at_least(0.0) };
-        let whole = round(wanted, random);
-        self.day[hour] = whole.clamp(-32_767, 32_767) as Short;
-        if whole.abs() > 32_767 {
+        self.day[hour] = round(wanted, random) as Short;
+        if wanted.abs() > WHOLE_MAX {
             let value = wanted * power_of_two(i32::from(self.exponent));
             self.begin(hour, value, random);
         }
@@ -214,8 +296,7 @@ impl Season {
             let shift = i32::from(exponent) - i32::from(self.exponent);
             self.shift_day(shift.max(0));
         }
-        let whole = round(value * power_of_two(-i32::from(self.exponent)), random);
-        self.day[hour] = whole.clamp(-32_767, 32_767) as Short;
+        self.day[hour] = round(value * power_of_two(-i32::from(self.exponent)), random) as Short;
     }
 
     /// Makes the unit of the day coarser (or finer) by this many powers of two.
@@ -227,12 +308,11 @@ impl Season {
         self.day = self.day.map(|slot| if slot == UNSEEN { UNSEEN } else { shifted(slot) });
     }
 
-    #[inline]
     fn move_week(&mut self, hour: usize, units: f32, random: u32) {
         let least = (FACTOR_MIN - 1.0) * power_of_two(i32::from(self.precision));
         let whole = round((f32::from(self.week[hour]) + units).at_least(least), random);
-        self.week[hour] = whole.clamp(-127, 127) as i8;
-        if whole.abs() > 127 {
+        self.week[hour] = whole.clamp(-FACTOR_UNITS_MAX, FACTOR_UNITS_MAX) as i8;
+        if whole.abs() > FACTOR_UNITS_MAX {
             self.coarsen_week();
         }
     }
@@ -291,11 +371,17 @@ mod tests {
             let place = Place::new(s);
             let x = truth(s / 86_400 % 7, (s % 86_400) as f64 / 3_600.0) as f32;
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let usual = season.usual(place, x);
+            let usual = season.sides(place).usual(x);
             let error = x - usual.of_week;
             let lesson =
                 Lesson { error, week_error: error, begin: x, least: f32::MIN_POSITIVE, random, ..LESSON };
+            let sides = season.sides(place);
+            let moved = sides.moved(usual, &lesson);
             season.learn(place, usual, &lesson);
+            if !moved.rarely {
+                let now = season.sides(place);
+                assert_eq!((now.day, now.week), (moved.day, moved.week), "one way and the other");
+            }
         }
         season
     }
@@ -304,9 +390,9 @@ mod tests {
     fn places_follow_the_local_clock() {
         // Unix time zero is a Thursday at midnight: half way between the middles of hours 23 and 0.
         let midnight = Place::new(0);
-        assert_eq!((midnight.week, midnight.day, midnight.shares), ([167, 0], [23, 0], [0.5, 0.5]));
+        assert_eq!((midnight.week, midnight.day, midnight.share), ([167, 0], [23, 0], 0.5));
         let middle = place(1, 5.5);
-        assert_eq!((middle.week, middle.day, middle.shares), ([29, 30], [5, 6], [1.0, 0.0]));
+        assert_eq!((middle.week, middle.day, middle.share), ([29, 30], [5, 6], 0.0));
         assert_eq!(Place::new(-HOUR_S / 2).week, [167, 0]);
         for odd in [i64::MIN, i64::MAX] {
             assert!(Place::new(odd).week.iter().all(|hour| usize::from(*hour) < WEEK));
@@ -317,7 +403,7 @@ mod tests {
     fn a_profile_learns_a_line_between_hours() {
         let season = taught(3, |_, hour| 100.0 + 10.0 * hour);
         for hour in [6.25, 12.0, 18.75] {
-            let usual = season.usual(place(2, hour), 0.0);
+            let usual = season.sides(place(2, hour)).usual(0.0);
             assert!((f64::from(usual.of_week) - 100.0 - 10.0 * hour).abs() < 5.0, "{hour}: {usual:?}");
         }
     }
@@ -326,7 +412,7 @@ mod tests {
     fn a_week_learns_its_quiet_days_whichever_they_are() {
         let season = taught(12, |day, hour| if day == 1 || day == 5 { 30.0 } else { 100.0 + hour });
         for day in 0..7 {
-            let usual = season.usual(place(day, 12.5), 0.0).of_week;
+            let usual = season.sides(place(day, 12.5)).usual(0.0).of_week;
             let truth = if day == 1 || day == 5 { 30.0 } else { 112.5 };
             assert!((usual - truth).abs() < 0.05 * truth, "day {day}: {usual}");
         }
@@ -353,7 +439,7 @@ mod tests {
     fn a_day_of_any_size_is_held() {
         for size in [1.0e-12, 1.0e-3, 1.0, 1.0e9, 1.0e17] {
             let season = taught(2, |_, hour| size * (1.0 + hour));
-            let usual = f64::from(season.usual(place(2, 20.5), 0.0).of_week) / size;
+            let usual = f64::from(season.sides(place(2, 20.5)).usual(0.0).of_week) / size;
             assert!((usual - 21.5).abs() < 0.3, "{size}: {usual}");
         }
     }
@@ -364,14 +450,14 @@ mod tests {
         for day in 0..60 {
             for hour in 0..24 {
                 let place = place(day, hour as f64 + 0.5);
-                let usual = season.usual(place, 0.0);
+                let usual = season.sides(place).usual(0.0);
                 let error = 100.0 - usual.of_week;
                 let random = ((day * 24 + hour) as u32).wrapping_mul(0x9e37_79b9);
                 season.learn(place, usual, &Lesson { error, day_rate: 0.8, random, ..LESSON });
                 season.refine();
             }
         }
-        let usual = season.usual(place(61, 7.5), 0.0).of_week;
+        let usual = season.sides(place(61, 7.5)).usual(0.0).of_week;
         assert!((usual - 100.0).abs() < 5.0, "{usual}");
     }
 
@@ -379,10 +465,10 @@ mod tests {
     fn an_hour_never_seen_is_like_what_it_is_told() {
         let mut season = Season::new();
         let place = place(0, 5.5);
-        let usual = season.usual(place, 3.0);
-        assert!(!season.knows(place) && usual.of_week == 3.0);
+        let usual = season.sides(place).usual(3.0);
+        assert!(!season.sides(place).known() && usual.of_week == 3.0);
         let lesson = Lesson { begin: 7.0, ..LESSON };
         season.learn(place, usual, &lesson);
-        assert_eq!(season.usual(place, 3.0).of_week, 7.0);
+        assert_eq!(season.sides(place).usual(3.0).of_week, 7.0);
     }
 }

@@ -4,8 +4,9 @@
 //! business. The hard case is a heavy tail, where one error outweighs a hundred: an error counts as at most a few
 //! usual ones, so that only many of them together raise the mean.
 
-use super::approximate::Bounded;
+use super::approximate::{Bounded, choose};
 use super::cadence::rate;
+use super::words::{Pair, words};
 
 /// Time constant, in seconds, of the recent mean, and the least and the most that one error weighs in it.
 const RECENT_TAU_S: f32 = 1_800.0;
@@ -13,7 +14,7 @@ const RECENT_RATE_MIN: f32 = 0.01;
 const RECENT_RATE_MAX: f32 = 0.1;
 /// What one second weighs in what is usual, one over two days; until so many errors, it is the mean of all.
 const USUAL_RATE: f32 = 1.0 / 172_800.0;
-const YOUTH: u16 = 400;
+const YOUTH: u32 = 400;
 /// An error counts as at most this many usual ones.
 const ERROR_MAX: f32 = 4.0;
 /// The recent mean deviates when it is this many times the usual one, and this many of its own usual swings away.
@@ -26,44 +27,47 @@ const WHITE_SWING_RATE: f32 = 1.02;
 /// It has returned within this share of that way.
 const RETURNED: f32 = 0.5;
 /// Errors, and seconds, before it says anything.
-const LEARNED: u16 = 200;
-const LEARNED_S: u16 = 64_800;
+const LEARNED: u32 = 200;
+const LEARNED_S: u32 = 64_800;
 
 /// Means of the size of errors, in usual errors of the forecast; 16 bytes.
-#[repr(C)]
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Spread {
     recent: f32,
     usual: f32,
     /// Usual distance of `recent` from `usual`.
     swing: f32,
-    seen: u16,
-    /// For how long it has learned, in seconds; saturates after eighteen hours.
-    seen_s: u16,
+    /// Errors, as far as they are counted; and for how long it has learned, in seconds, up to eighteen hours.
+    seen: Pair,
 }
 
-/// What the spread looks like now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Width {
-    Usual,
-    /// On the way back, or on the way out.
-    Unusual,
-    Wilder,
+words!(Spread { recent, usual, swing, seen });
+
+/// A step counts as at most this many seconds.
+const STEP_S_MAX: f32 = 64_800.0;
+
+/// A number below 2^17 rounded down to a whole one, by its bits.
+#[inline(always)]
+fn whole(x: f32) -> u32 {
+    ((x + 131_072.0).to_bits() >> 6) & 0x1_ffff
 }
 
 impl Spread {
+    #[cfg(test)]
     pub(crate) const fn new() -> Self {
-        Spread { recent: 1.0, usual: 1.0, swing: 0.0, seen: 0, seen_s: 0 }
+        Spread { recent: 1.0, usual: 1.0, swing: 0.0, seen: Pair { low: 0, high: 0 } }
     }
 
-    /// Takes in an error of the forecast whose usual size is `usual`, `step_s` seconds after the one before.
-    #[inline]
-    pub(crate) fn observe(&mut self, error: f32, usual: f32, step_s: f32) -> Width {
+    /// Takes in an error of the forecast whose usual size is `usual`, `step_s` seconds after the one before; two
+    /// signs, whether the spread is unusual and whether it is wilder.
+    #[inline(always)]
+    pub(crate) fn observe(&mut self, error: f32, usual: f32, step_s: f32) -> (bool, bool) {
         let size = (error.abs() / (usual + f32::MIN_POSITIVE)).at_most(ERROR_MAX);
-        self.seen = self.seen.saturating_add(1);
-        self.seen_s = self.seen_s.saturating_add(step_s as u16);
+        self.seen.low += u32::from(self.seen.low <= YOUTH);
+        let seen_s = whole(self.seen.high.cast_signed() as f32 + step_s.at_most(STEP_S_MAX));
+        self.seen.high = choose(seen_s > LEARNED_S, LEARNED_S, seen_s);
         let steady = (step_s * USUAL_RATE).at_most(0.3);
-        let known = if self.seen <= YOUTH { 1.0 / f32::from(self.seen) } else { steady };
+        let known = choose(self.seen.low <= YOUTH, 1.0 / self.seen.low.cast_signed() as f32, steady);
         let recent_rate = rate(step_s, RECENT_TAU_S).between(RECENT_RATE_MIN, RECENT_RATE_MAX);
         self.recent += recent_rate * (size - self.recent);
         let away = self.recent - self.usual;
@@ -79,17 +83,24 @@ impl Spread {
 
     /// Says nothing for a while and learns: the series has a new level, and may have a spread of its own there.
     pub(crate) fn relearn(&mut self) {
-        self.seen_s = 0;
+        self.seen.high = 0;
     }
 
-    fn judge(&self, away: f32, far: f32, most: f32) -> Width {
-        let wilder = away > far && self.recent > WILDER * self.usual;
-        match () {
-            () if self.seen < LEARNED || self.seen_s < LEARNED_S => Width::Usual,
-            () if wilder => Width::Wilder,
-            () if away > RETURNED * most => Width::Unusual,
-            () => Width::Usual,
-        }
+    #[inline(always)]
+    fn judge(&self, away: f32, far: f32, most: f32) -> (bool, bool) {
+        let wilder = (away > far) & (self.recent > WILDER * self.usual);
+        let learned = (self.seen.low >= LEARNED) & (self.seen.high >= LEARNED_S);
+        (learned & (wilder | (away > RETURNED * most)), learned & wilder)
+    }
+
+    /// Goes back to what it was before, when the error counts for nothing.
+    #[inline(always)]
+    pub(crate) fn rest(&mut self, before: &Self, counts: bool) {
+        self.recent = choose(counts, self.recent, before.recent);
+        self.usual = choose(counts, self.usual, before.usual);
+        self.swing = choose(counts, self.swing, before.swing);
+        self.seen.low = choose(counts, self.seen.low, before.seen.low);
+        self.seen.high = choose(counts, self.seen.high, before.seen.high);
     }
 }
 
@@ -100,7 +111,7 @@ mod tests {
     fn settled() -> (Spread, u32) {
         let (mut spread, mut random) = (Spread::new(), 1);
         for _ in 0..2_000 {
-            assert_eq!(spread.observe(error(&mut random), 1.0, 60.0), Width::Usual);
+            assert_eq!(spread.observe(error(&mut random), 1.0, 60.0), (false, false));
         }
         (spread, random)
     }
@@ -115,17 +126,17 @@ mod tests {
     fn wilder_errors_show_and_are_learned_in_days() {
         let (mut spread, mut random) = settled();
         let wilder = |spread: &mut Spread, random: &mut u32| spread.observe(3.0 * error(random), 1.0, 60.0);
-        let first = (1..200).find(|_| wilder(&mut spread, &mut random) == Width::Wilder);
+        let first = (1..200).find(|_| wilder(&mut spread, &mut random).1);
         assert!(first.is_some_and(|first| first < 60), "{first:?}");
         (0..10 * 1_440).for_each(|_| _ = wilder(&mut spread, &mut random));
-        assert_eq!(wilder(&mut spread, &mut random), Width::Usual);
+        assert_eq!(wilder(&mut spread, &mut random), (false, false));
     }
 
     #[test]
     fn one_huge_error_is_no_spread() {
         let (mut spread, mut random) = settled();
-        assert_ne!(spread.observe(f32::MAX, 1.0, 60.0), Width::Wilder);
-        (0..500).for_each(|_| assert_ne!(spread.observe(error(&mut random), 1.0, 60.0), Width::Wilder));
+        assert!(!spread.observe(f32::MAX, 1.0, 60.0).1);
+        (0..500).for_each(|_| assert!(!spread.observe(error(&mut random), 1.0, 60.0).1));
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //! forecast that is always a little off is not under strain. The hard case is a fault against a new level; both
 //! look alike at first, and only time tells: until `PATIENCE_S` learning nearly rests, after it, it hurries.
 
-use super::approximate::Bounded;
+use super::approximate::{Bounded, choose};
 use super::cadence;
+use super::words::words;
 
 /// Time constant, in seconds, of the mean of recent errors.
 const RECENT_TAU_S: f32 = 1_200.0;
@@ -26,9 +27,9 @@ const PATIENCE_S: f32 = 28_800.0;
 /// like another fault.
 const PATIENCE_OVER_S: f32 = 14_400.0;
 /// While younger than this many observations, errors teach whatever their size.
-const YOUNG: u16 = 40;
+const YOUNG: u32 = 40;
 /// And while younger than this, they put nothing under strain.
-const STARTING: u16 = 10;
+const STARTING: u32 = 10;
 
 /// How to learn from an observation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,8 +54,7 @@ const CAUTIOUS: Pace = Pace { level: 0.05, errors: 0.3, day: 0.05, week: 0.25, .
 const HASTY: Pace = Pace { level: 12.0, errors: 1.0, day: 1.0, week: 1.0, clip: f32::MAX };
 
 /// Recent errors and how long they have been abnormal; 12 bytes.
-#[repr(C)]
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Strain {
     /// Mean of recent errors, in usual errors, signed.
     recent: f32,
@@ -63,47 +63,66 @@ pub(super) struct Strain {
     abnormal_s: f32,
 }
 
+words!(Strain { recent, usual, abnormal_s });
+
 impl Strain {
     pub(super) const fn new() -> Self {
         Strain { recent: 0.0, usual: 0.0, abnormal_s: 0.0 }
     }
 
     /// The mean of recent errors against its usual size, signed.
-    #[inline]
+    #[inline(always)]
     pub(super) fn size(&self) -> f32 {
         self.recent / self.usual_or_floor()
     }
 
     /// Takes in one error, in usual errors, as the `n`th observation, `step_s` seconds after the one before,
     /// and says how to learn from it.
-    #[inline]
-    pub(super) fn observe(&mut self, error: f32, step_s: f32, n: u16) -> &'static Pace {
+    #[inline(always)]
+    pub(super) fn observe(&mut self, error: f32, step_s: f32, n: u32) -> Pace {
         let rate = cadence::rate(step_s, RECENT_TAU_S).between(RECENT_RATE_MIN, RECENT_RATE_MAX);
         // The first errors have no usual size to be compared with.
-        let rate = if n <= STARTING { 0.0 } else { rate };
+        let rate = choose(n <= STARTING, 0.0, rate);
         self.recent += rate * (error.between(-ERROR_MAX, ERROR_MAX) - self.recent);
-        let abnormal = error.abs() > ABNORMAL_ERROR || self.size().abs() > ABNORMAL_STRAIN;
-        let passed_s = if abnormal { step_s } else { -step_s };
+        let abnormal = (error.abs() > ABNORMAL_ERROR) | (self.size().abs() > ABNORMAL_STRAIN);
+        let passed_s = choose(abnormal, step_s, -step_s);
         let abnormal_s = (self.abnormal_s + passed_s).at_least(0.0);
-        let over = abnormal && abnormal_s > PATIENCE_S;
-        self.abnormal_s = if over { PATIENCE_S + PATIENCE_OVER_S } else { abnormal_s };
-        match () {
-            () if n <= YOUNG => &BEGINNING,
-            () if self.abnormal_s > PATIENCE_S => &HASTY,
-            () if abnormal => &CAUTIOUS,
-            () => &ORDINARY,
-        }
+        let over = abnormal & (abnormal_s > PATIENCE_S);
+        self.abnormal_s = choose(over, PATIENCE_S + PATIENCE_OVER_S, abnormal_s);
+        let pace = either(abnormal, CAUTIOUS, ORDINARY);
+        let pace = either(self.abnormal_s > PATIENCE_S, HASTY, pace);
+        either(n <= YOUNG, BEGINNING, pace)
     }
 
     /// Learns what is usual, robustly.
-    #[inline]
+    #[inline(always)]
     pub(super) fn learn(&mut self, rate: f32) {
         let size = self.recent.abs().at_most(ABNORMAL_STRAIN * self.usual_or_floor());
         self.usual += rate * (size - self.usual);
     }
 
+    /// Goes back to what was usual before, unless it learns.
+    #[inline(always)]
+    pub(super) fn rest(&mut self, before: &Self, learns: bool) {
+        self.usual = choose(learns, self.usual, before.usual);
+    }
+
+    #[inline(always)]
     fn usual_or_floor(&self) -> f32 {
         self.usual + USUAL_FLOOR
+    }
+}
+
+/// One of two paces, number by number.
+#[inline(always)]
+fn either(first: bool, one: Pace, other: Pace) -> Pace {
+    let of = |one: f32, other: f32| choose(first, one, other);
+    Pace {
+        level: of(one.level, other.level),
+        errors: of(one.errors, other.errors),
+        day: of(one.day, other.day),
+        week: of(one.week, other.week),
+        clip: of(one.clip, other.clip),
     }
 }
 
@@ -123,17 +142,17 @@ mod tests {
     #[test]
     fn noise_is_ordinary() {
         let mut strain = settled();
-        assert_eq!(strain.observe(1.0, 300.0, 1_000), &ORDINARY);
+        assert_eq!(strain.observe(1.0, 300.0, 1_000), ORDINARY);
         assert!(strain.size().abs() < 1.0);
     }
 
     #[test]
     fn a_fault_is_met_with_caution_and_a_new_level_with_haste() {
         let mut strain = settled();
-        let paces: [&Pace; 120] = core::array::from_fn(|_| strain.observe(-8.0, 300.0, 1_000));
-        assert_eq!(paces[0], &CAUTIOUS);
-        assert_eq!(paces[6 * 12], &CAUTIOUS, "six hours");
-        assert_eq!(paces[9 * 12], &HASTY, "nine hours");
+        let paces: [Pace; 120] = core::array::from_fn(|_| strain.observe(-8.0, 300.0, 1_000));
+        assert_eq!(paces[0], CAUTIOUS);
+        assert_eq!(paces[6 * 12], CAUTIOUS, "six hours");
+        assert_eq!(paces[9 * 12], HASTY, "nine hours");
         assert!(strain.size() < -5.0);
     }
 
@@ -143,6 +162,6 @@ mod tests {
         for _ in 0..12 {
             strain.observe(-2.5, 300.0, 1_000);
         }
-        assert_eq!(strain.observe(-2.5, 300.0, 1_000), &CAUTIOUS);
+        assert_eq!(strain.observe(-2.5, 300.0, 1_000), CAUTIOUS);
     }
 }

@@ -1,0 +1,276 @@
+//! From a value that found its slot to a score, the sums of its window, and a deviation that waits to be told.
+//!
+//! It must never let a scorer see time run backwards, nor score a series twice at once. The hard case is order: values of
+//! several series are scored side by side, and each series must still see its own in the order in which they came.
+use vedette_common::{
+    DropReason, WallMs,
+    wire::{Course, Fraction, Phase, Scorer},
+};
+
+use crate::{
+    batch::{self, LANES, Observation},
+    parse::statsd,
+    pending::{Pending, Placed},
+    pipeline::{Arrival, Pipeline},
+    score::{Learning, Moment, Score},
+    table::Origin,
+};
+
+/// Series that are asked for silence when a window closes: a million are gone through in sixteen windows.
+const SILENCE_ASKED_MAX: u32 = 65_536;
+
+/// A value that is to be scored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Due {
+    /// The slot of its series.
+    pub(crate) place: u32,
+    /// The window that it counts in.
+    pub(crate) window: u8,
+    /// When it counts as seen.
+    pub(crate) at: WallMs,
+    /// The value.
+    pub(crate) value: f64,
+}
+
+/// Values of different series that are scored at once.
+pub(crate) type Dues = heapless::Vec<Due, LANES>;
+
+impl Pipeline<'_> {
+    /// Takes a value of the series at `place`, unless it comes twice or too late; it is to be scored then.
+    #[inline]
+    pub(crate) fn accept(&mut self, place: u32, arrival: &Arrival, value: f64) -> Result<Due, DropReason> {
+        let slot = self.table.slot_mut(place);
+        let mut at = arrival.at;
+        if at.0 <= slot.last_ms {
+            if arrival.stated && at.0 == slot.last_ms {
+                return Err(DropReason::Duplicate);
+            }
+            let latest = arrival.now.wall.plus_ms(i64::from(self.settings.future_ms_max));
+            if slot.last_ms <= latest.0 {
+                if arrival.stated && slot.last_ms - at.0 > i64::from(self.settings.lateness_ms) {
+                    return Err(DropReason::Late);
+                }
+                // A little late: scored as if it had come with the one before, so that time stands still at worst.
+                at = WallMs(slot.last_ms);
+            }
+            // Else the clock was wrong when the series was last seen, and the right time counts from here on.
+        }
+        let mut value = value;
+        if slot.origin == Origin::Counter {
+            let step_ms = at.0.saturating_sub(slot.last_ms);
+            if step_ms == 0 {
+                return Err(DropReason::Late);
+            }
+            slot.last_ms = at.0;
+            value = slot.rate(value, step_ms).ok_or(DropReason::CounterStart)?;
+        }
+        slot.last_ms = at.0;
+        slot.seen_s = arrival.seen_s();
+        Ok(Due { place, window: arrival.window, at, value })
+    }
+
+    /// Puts a value beside others that are due; scores those first when there is no room, or one is of the same series.
+    #[inline]
+    pub(crate) fn await_score(&mut self, dues: &mut Dues, due: Due) {
+        if dues.is_full() || dues.iter().any(|other| other.place == due.place) {
+            self.score_dues(dues);
+        }
+        dues.push(due).expect("full ones were emptied just before");
+    }
+
+    /// Scores what is due.
+    #[inline(never)]
+    pub(crate) fn score_dues(&mut self, dues: &mut Dues) {
+        match self.places(dues) {
+            Some(places) if dues.len() > 1 => self.score_at(places, dues),
+            _ => dues.iter().for_each(|due| _ = self.score(*due)),
+        }
+        dues.clear();
+    }
+
+    /// The slots of those that are due, and as many others as make up a full batch; `None` if there are not so many.
+    fn places(&self, dues: &Dues) -> Option<[usize; LANES]> {
+        let mut places = [0; LANES];
+        let mut other = 0;
+        for (lane, place) in places.iter_mut().enumerate() {
+            *place = match dues.get(lane) {
+                Some(due) => due.place as usize,
+                None => {
+                    while dues.iter().any(|due| due.place == other) {
+                        other += 1;
+                    }
+                    other += 1;
+                    other as usize - 1
+                }
+            };
+        }
+        (self.table.slots() as usize >= LANES).then_some(places)
+    }
+
+    fn score_at(&mut self, places: [usize; LANES], dues: &Dues) {
+        let Some(slots) = self.table.slots_mut(places) else {
+            return dues.iter().for_each(|due| _ = self.score(*due));
+        };
+        let mut observations: heapless::Vec<Observation<'_>, LANES> = slots
+            .into_iter()
+            .zip(dues)
+            .map(|(slot, due)| {
+                let in_event = self.regions.in_event(slot.region, due.at);
+                let learning = learning(in_event, slot.deviation.is_stuck());
+                let moment = Moment::new(due.at, self.regions.offset_s(slot.region));
+                let (state, deviation) = (&mut slot.state, &mut slot.deviation);
+                Observation { state, deviation, moment, value: due.value, learning, in_event }
+            })
+            .collect();
+        let outcomes = batch::observe(&self.settings.deviation, &mut observations);
+        drop(observations);
+        for (lane, due) in dues.iter().enumerate() {
+            let (ready, expected) = outcomes.scores.expected(lane);
+            self.sum(due, ready, expected);
+            if let Some(course) = outcomes.courses[lane] {
+                self.note_deviation(due.place, due.window, course, due.value, &outcomes.scores.score(lane));
+            }
+        }
+    }
+
+    /// Scores one value.
+    pub(crate) fn score(&mut self, due: Due) -> Score {
+        let slot = self.table.slot_mut(due.place);
+        let in_event = self.regions.in_event(slot.region, due.at);
+        let learning = learning(in_event, slot.deviation.is_stuck());
+        let moment = Moment::new(due.at, self.regions.offset_s(slot.region));
+        let (state, deviation) = (&mut slot.state, &mut slot.deviation);
+        let one = Observation { state, deviation, moment, value: due.value, learning, in_event };
+        let outcome = batch::observe_one(&self.settings.deviation, one);
+        let score = outcome.scores.score(0);
+        self.sum(&due, score.ready, score.expected);
+        if let Some(course) = outcome.courses[0] {
+            self.note_deviation(due.place, due.window, course, due.value, &score);
+        }
+        score
+    }
+
+    /// Adds a scored value to its window, and lets its series meet others now and then.
+    #[inline]
+    fn sum(&mut self, due: &Due, ready: bool, expected: f32) {
+        let slot = self.table.slot(due.place);
+        let meets = slot.state.may_borrow() || slot.state.may_lend();
+        let sums = &mut self.lattice.rows[slot.row as usize].sums[usize::from(due.window)];
+        sums.seen += 1;
+        if ready && !slot.deviation.is_stuck() {
+            sums.observed += due.value;
+            sums.expected += f64::from(expected);
+            sums.count += 1;
+        }
+        self.windows.mark(due.window);
+        self.counts.scored += 1;
+        if meets {
+            let moment = Moment::new(due.at, self.regions.offset_s(self.table.slot(due.place).region));
+            self.meet_cohort(due.place, moment);
+        }
+    }
+
+    /// Lets a new series borrow from one of its metric in its cell, and one that has learned offer itself.
+    #[cold]
+    fn meet_cohort(&mut self, place: u32, moment: Moment) {
+        let slot = self.table.slot(place);
+        let row = slot.row;
+        if slot.state.may_lend() {
+            if slot.state.can_lend() && !slot.deviation.is_deviating() {
+                self.cohorts.offer(row, place);
+            }
+            return;
+        }
+        let Some(lender) = self.cohorts.find(row).filter(|lender| *lender != place) else { return };
+        let lender = self.table.slot(lender);
+        if lender.row == row && lender.origin == slot.origin && lender.state.can_lend() {
+            let state = lender.state.clone();
+            self.table.slot_mut(place).state.borrow(&state, moment);
+            self.counts.borrowed += 1;
+        }
+    }
+
+    /// At the close of a window, asks the next series of the table whether nothing came from them for too long.
+    pub(crate) fn ask_silent(&mut self, window: u8) {
+        let now = self.windows.last_ms().plus_ms(1);
+        let slots = self.table.slots();
+        for _ in 0..slots.min(SILENCE_ASKED_MAX) {
+            self.next_asked = if self.next_asked + 1 < slots { self.next_asked + 1 } else { 0 };
+            // When everything falls silent at once, as much as half of the room tells the story.
+            if self.queue.len() * 2 > self.settings.deviations_pending_max as usize {
+                return;
+            }
+            let slot = self.table.slot_mut(self.next_asked);
+            // A StatsD counter has said zero for a while before it stops: that is for the scorers of its values.
+            let comes =
+                matches!(slot.origin, Origin::Direct | Origin::Counter | Origin::Folded(statsd::Kind::Gauge));
+            if !comes || slot.last_ms >= now.0 {
+                continue;
+            }
+            let in_event = self.regions.in_event(slot.region, now);
+            let Some(overdue) = slot.deviation.overdue(&self.settings.deviation, now, in_event) else {
+                continue;
+            };
+            let said = Score { expected: overdue.usual_s, ..Score::default() };
+            self.note_deviation(self.next_asked, window, overdue.course, f64::from(overdue.gap_s), &said);
+        }
+    }
+
+    /// Puts a deviation into the queue, or into what waits there of the same series and window.
+    fn note_deviation(&mut self, place: u32, window: u8, course: Course, value: f64, score: &Score) {
+        let onset = u64::from(course.phase == Phase::Onset);
+        let slot = self.table.slot_mut(place);
+        if !slot.deviation.wants(course) {
+            self.counts.unwanted += onset;
+            return;
+        }
+        self.counts.onsets += onset;
+        // Spread, flat lines and silence are sure of themselves, and have no score of the values.
+        let least = if course.scorer == Scorer::Value { 0.0 } else { 0.5 };
+        let hint = &mut slot.pending[usize::from(window)];
+        let pending = Pending {
+            slot: place,
+            row: slot.row,
+            tags: slot.tags,
+            window,
+            course,
+            onset: slot.deviation.onset(),
+            observed: value,
+            expected: score.expected,
+            score: Fraction::from_f32(score.combined.max(least)),
+            forecast: Fraction::from_f32(score.forecast),
+            derivative: Fraction::from_f32(score.derivative),
+            distribution: Fraction::from_f32(score.distribution),
+            shape: slot.deviation.shape(),
+        };
+        if let Some(waiting) = hint.checked_sub(1) {
+            return self.queue.merge(waiting, pending);
+        }
+        let (row, tags) = (pending.row, pending.tags);
+        let waiting = match self.queue.push(pending) {
+            Placed::At(waiting) => waiting,
+            Placed::Instead(waiting, gone) => {
+                self.forget_deviation(&gone);
+                waiting
+            }
+            Placed::Refused => return self.counts.drops.add(DropReason::DeviationLimit, 1),
+        };
+        self.table.slot_mut(place).pending[usize::from(window)] = waiting + 1;
+        self.lattice.retain_row(row);
+        self.names.retain_id(tags);
+    }
+
+    fn forget_deviation(&mut self, gone: &Pending) {
+        self.counts.drops.add(DropReason::DeviationLimit, 1);
+        if gone.slot != Pending::EVICTED {
+            self.table.slot_mut(gone.slot).pending[usize::from(gone.window)] = 0;
+        }
+        self.lattice.release(&mut self.names, gone.row);
+        self.names.release(gone.tags);
+    }
+}
+
+/// A value that stands still says nothing of what it measures: it neither teaches nor counts.
+fn learning(in_event: bool, stuck: bool) -> Learning {
+    if in_event || stuck { Learning::SeasonRests } else { Learning::Normal }
+}

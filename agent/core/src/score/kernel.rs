@@ -1,0 +1,371 @@
+//! The way of several observations through the scorers at once, each of another series.
+//!
+//! It must never let lanes touch: what a lane gives depends on its own series alone, and is the same to the bit however
+//! many there are. The hard case is what few observations need (a range to widen, an hour of the season to begin): it is
+//! done lane by lane between the loops, which themselves have no branches.
+
+use super::approximate::ln;
+use super::cadence::tenths;
+use super::combine::{self, Surprisals};
+use super::histogram::{self, Histogram, STREAMS};
+use super::season::{Place, Sides};
+use super::state::{Given, Head, Numbers, SeriesState, VALUE_MAX, WORDS};
+use super::words::Block;
+use super::{Direction, Learning, Moment, Score};
+
+/// One observation and the state of its series, which no other lane has.
+pub(crate) trait Observed {
+    /// When, what, and whether its forecast may learn.
+    fn what(&self) -> (Moment, f64, Learning);
+    /// Of its series.
+    fn state(&self) -> &SeriesState;
+    /// Of its series.
+    fn state_mut(&mut self) -> &mut SeriesState;
+}
+
+/// An observation that nobody follows.
+pub(super) struct Lone<'a>(pub(super) &'a mut SeriesState, pub(super) (Moment, f64, Learning));
+
+impl Observed for Lone<'_> {
+    #[inline(always)]
+    fn what(&self) -> (Moment, f64, Learning) {
+        self.1
+    }
+
+    #[inline(always)]
+    fn state(&self) -> &SeriesState {
+        self.0
+    }
+
+    #[inline(always)]
+    fn state_mut(&mut self) -> &mut SeriesState {
+        self.0
+    }
+}
+
+/// Numbers of several series, one in each lane.
+pub(crate) type Lane<const N: usize> = [f32; N];
+
+/// What the scorers say of several observations.
+#[derive(Clone, Debug)]
+pub struct Scores<const N: usize> {
+    pub(crate) x: Lane<N>,
+    pub(crate) expected: Lane<N>,
+    pub(crate) usual: Lane<N>,
+    pub(crate) strain: Lane<N>,
+    pub(crate) residual: Lane<N>,
+    /// Not 0 once warm-up is over.
+    pub(crate) ready: [u32; N],
+    next: Lane<N>,
+    band: Lane<N>,
+    /// By the distribution, the derivative and the forecast, in nats.
+    surprisals: [Lane<N>; STREAMS],
+}
+
+/// What the observations bring, a lane each.
+struct Brought<const N: usize> {
+    x: Lane<N>,
+    now: [u32; N],
+    learns: [u32; N],
+    places: [Place; N],
+    day: [[i32; N]; 2],
+    week: [[i32; N]; 2],
+    exponent: [i32; N],
+    precision: [i32; N],
+    share: Lane<N>,
+}
+
+/// What the first loop leaves for the others.
+struct Left<const N: usize> {
+    positions: [Lane<N>; STREAMS],
+    values: [Lane<N>; STREAMS],
+    day: [[i32; N]; 2],
+    week: [[i32; N]; 2],
+    /// Hours of the season need more than to move; a value lies outside of a range.
+    rarely: [u32; N],
+    outside: [u32; N],
+}
+
+/// Scores observations of at most `N` different series.
+#[inline(always)]
+pub(crate) fn step<const N: usize>(seen: &mut [impl Observed]) -> Scores<N> {
+    let brought = bring::<N>(seen);
+    let mut before = Block::<WORDS, N>::new();
+    let last = seen.len() - 1;
+    before.gather(core::array::from_fn(|lane| &seen[lane.min(last)].state().words));
+    let (mut after, mut left, mut scores) = (Block::new(), Left::new(), Scores::new());
+    forecast(&brought, &before, &mut after, &mut left, &mut scores);
+    for lane in 0..seen.len().min(N) {
+        let state = seen[lane].state_mut();
+        if left.rarely[lane] != 0 {
+            learn_rarely(&brought, &before, lane, state);
+        } else {
+            let sides = |both: &[[i32; N]; 2]| [both[0][lane], both[1][lane]];
+            state.season.put(brought.places[lane], sides(&left.day), sides(&left.week));
+        }
+        if left.outside[lane] != 0 {
+            reach(&mut after, &mut left, lane, state);
+        }
+    }
+    count(seen, &mut after, &left, &mut scores);
+    after.scatter(seen.iter_mut().map(|one| &mut one.state_mut().words));
+    scores
+}
+
+/// Looks at what came, and at the hours of each season around it.
+#[inline(always)]
+fn bring<const N: usize>(seen: &mut [impl Observed]) -> Brought<N> {
+    let mut brought = Brought::new();
+    let mut last = seen[0].what().0;
+    let (mut now, mut place) = (tenths(last.at.0), Place::new(last.local_s));
+    for (lane, one) in seen.iter_mut().enumerate().take(N) {
+        let (moment, value, learning) = one.what();
+        if moment != last {
+            last = moment;
+            (now, place) = (tenths(moment.at.0), Place::new(moment.local_s));
+        }
+        let x = bounded(value);
+        one.state_mut().tidy(x);
+        let sides = one.state().season.sides(place);
+        brought.x[lane] = x;
+        brought.now[lane] = now;
+        brought.learns[lane] = u32::from(learning == Learning::Normal);
+        brought.places[lane] = place;
+        for side in 0..2 {
+            brought.day[side][lane] = sides.day[side];
+            brought.week[side][lane] = sides.week[side];
+        }
+        brought.exponent[lane] = sides.exponent;
+        brought.precision[lane] = sides.precision;
+        brought.share[lane] = sides.share;
+    }
+    brought
+}
+
+/// A value as scorers take it.
+#[inline(always)]
+fn bounded(value: f64) -> f32 {
+    if value.is_nan() { 0.0 } else { value.clamp(-VALUE_MAX, VALUE_MAX) as f32 }
+}
+
+impl<const N: usize> Brought<N> {
+    #[inline(always)]
+    fn new() -> Self {
+        Brought {
+            x: [0.0; N],
+            now: [0; N],
+            learns: [0; N],
+            places: [Place::new(0); N],
+            day: [[0; N]; 2],
+            week: [[0; N]; 2],
+            exponent: [0; N],
+            precision: [0; N],
+            share: [0.0; N],
+        }
+    }
+
+    #[inline(always)]
+    fn given(&self, lane: usize) -> Given {
+        let sides = Sides {
+            day: [self.day[0][lane], self.day[1][lane]],
+            week: [self.week[0][lane], self.week[1][lane]],
+            exponent: self.exponent[lane],
+            precision: self.precision[lane],
+            share: self.share[lane],
+        };
+        Given { x: self.x[lane], now: self.now[lane], learns: self.learns[lane] != 0, sides }
+    }
+}
+
+impl<const N: usize> Left<N> {
+    #[inline(always)]
+    fn new() -> Self {
+        Left {
+            positions: [[0.0; N]; STREAMS],
+            values: [[0.0; N]; STREAMS],
+            day: [[0; N]; 2],
+            week: [[0; N]; 2],
+            rarely: [0; N],
+            outside: [0; N],
+        }
+    }
+}
+
+/// Forecasts, compares and learns, in all lanes.
+#[inline(always)]
+fn forecast<const N: usize>(
+    brought: &Brought<N>,
+    before: &Block<WORDS, N>,
+    after: &mut Block<WORDS, N>,
+    left: &mut Left<N>,
+    scores: &mut Scores<N>,
+) {
+    for lane in 0..N {
+        let mut numbers: Numbers = before.read(lane);
+        let given = brought.given(lane);
+        let stepped = numbers.step(&given);
+        let forecasted = stepped.forecasted;
+        let mut outside = numbers.head.draw().1 == 1;
+        for stream in 0..STREAMS {
+            let position = numbers.head.ranges[stream].position(stepped.values[stream]);
+            outside |= !histogram::is_inside(position);
+            left.positions[stream][lane] = position;
+            left.values[stream][lane] = stepped.values[stream];
+        }
+        for side in 0..2 {
+            left.day[side][lane] = forecasted.moved.day[side];
+            left.week[side][lane] = forecasted.moved.week[side];
+        }
+        left.rarely[lane] = u32::from(forecasted.moved.rarely | !given.learns);
+        left.outside[lane] = u32::from(outside);
+        scores.x[lane] = given.x;
+        scores.expected[lane] = forecasted.expected;
+        scores.usual[lane] = forecasted.usual;
+        scores.strain[lane] = forecasted.strain;
+        scores.residual[lane] = forecasted.residual;
+        scores.next[lane] = forecasted.next;
+        scores.band[lane] = forecasted.band;
+        scores.ready[lane] = u32::from(stepped.ready);
+        after.write(lane, numbers);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn learn_rarely<const N: usize>(
+    brought: &Brought<N>,
+    before: &Block<WORDS, N>,
+    lane: usize,
+    state: &mut SeriesState,
+) {
+    if brought.learns[lane] != 0 {
+        let numbers: Numbers = before.read(lane);
+        numbers.learn_hours(&mut state.season, brought.places[lane], &brought.given(lane));
+    }
+}
+
+/// Widens the ranges of one lane where they must be.
+#[cold]
+#[inline(never)]
+fn reach<const N: usize>(
+    after: &mut Block<WORDS, N>,
+    left: &mut Left<N>,
+    lane: usize,
+    state: &mut SeriesState,
+) {
+    let mut head: Head = after.read(lane);
+    let (_, n, _) = head.draw();
+    for stream in 0..STREAMS {
+        let (range, counters) = (head.ranges[stream], state.counters[stream]);
+        let mut histogram = Histogram { range, counters };
+        left.positions[stream][lane] = histogram.reach(left.values[stream][lane], n);
+        (head.ranges[stream], state.counters[stream]) = (histogram.range, histogram.counters);
+    }
+    after.write(lane, head);
+}
+
+/// Asks the histograms, and counts the values in them.
+#[inline(always)]
+fn count<const N: usize>(
+    seen: &mut [impl Observed],
+    after: &mut Block<WORDS, N>,
+    left: &Left<N>,
+    scores: &mut Scores<N>,
+) {
+    let (mut first, mut bins) = ([[0_u32; N]; STREAMS], [[0_u32; N]; STREAMS]);
+    let (mut distance, mut falloff) = ([[0.0_f32; N]; STREAMS], [[0.0_f32; N]; STREAMS]);
+    let mut randoms = [[0_u32; N]; STREAMS];
+    let mut all = [0.0_f32; N];
+    for lane in 0..N {
+        let mut head: Head = after.read(lane);
+        let (random, n, youth) = head.draw();
+        let (random, rate) = (histogram::randoms(random), histogram::mean_rate(youth));
+        for stream in 0..STREAMS {
+            let position = left.positions[stream][lane];
+            let window = head.ranges[stream].window(position, rate, random[stream]);
+            first[stream][lane] = window.first;
+            bins[stream][lane] = window.bin;
+            distance[stream][lane] = window.distance;
+            falloff[stream][lane] = window.falloff;
+            randoms[stream][lane] = random[stream];
+        }
+        all[lane] = ln(n.cast_signed() as f32);
+        after.write(lane, head);
+    }
+    let mut halves = [[[0_u32; N]; 2]; STREAMS];
+    for (lane, one) in seen.iter_mut().enumerate().take(N) {
+        for stream in 0..STREAMS {
+            let counters = &mut one.state_mut().counters[stream];
+            let [lower, upper] = histogram::weighed(counters, first[stream][lane]);
+            halves[stream][0][lane] = lower;
+            halves[stream][1][lane] = upper;
+            histogram::count(counters, bins[stream][lane], randoms[stream][lane]);
+        }
+    }
+    for stream in 0..STREAMS {
+        for lane in 0..N {
+            let half = [halves[stream][0][lane], halves[stream][1][lane]];
+            let mass = histogram::mass(half, distance[stream][lane], falloff[stream][lane]);
+            scores.surprisals[stream][lane] = histogram::surprisal(mass, all[lane]);
+        }
+    }
+}
+
+impl<const N: usize> Scores<N> {
+    #[inline(always)]
+    fn new() -> Self {
+        let none = [0.0; N];
+        Scores {
+            x: none,
+            expected: none,
+            usual: none,
+            strain: none,
+            residual: none,
+            ready: [0; N],
+            next: none,
+            band: none,
+            surprisals: [none; STREAMS],
+        }
+    }
+
+    #[inline]
+    fn surprisals(&self, lane: usize) -> Surprisals {
+        let [distribution, derivative, forecast] = self.surprisals.map(|stream| stream[lane]);
+        Surprisals { forecast, derivative, distribution }
+    }
+
+    /// Whether warm-up is over for one of them, and what was expected.
+    #[inline]
+    pub fn expected(&self, lane: usize) -> (bool, f32) {
+        (self.ready[lane] != 0, self.expected[lane])
+    }
+
+    /// All that they say of one of them.
+    #[inline]
+    pub fn score(&self, lane: usize) -> Score {
+        let direction = if self.residual[lane] < 0.0 { Direction::Down } else { Direction::Up };
+        let quiet = Score {
+            expected: self.expected[lane],
+            usual: self.usual[lane],
+            next: self.next[lane],
+            band: self.band[lane],
+            direction,
+            ..Score::default()
+        };
+        if self.ready[lane] == 0 {
+            return quiet;
+        }
+        let surprisals = self.surprisals(lane);
+        let most = surprisals.most();
+        Score {
+            combined: combine::score(most),
+            surprise: most * core::f32::consts::LOG10_E,
+            strain: self.strain[lane],
+            ready: true,
+            forecast: combine::score(surprisals.forecast),
+            derivative: combine::score(surprisals.derivative),
+            distribution: combine::score(surprisals.distribution),
+            ..quiet
+        }
+    }
+}
