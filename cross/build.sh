@@ -19,18 +19,20 @@ packages=("${@:3}")
 
 # No path of this machine may show in the program.
 flags="--remap-path-prefix=$PWD=/vedette --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
-prepare_toolchain "$target" panic_abort
+prepare_toolchain "$target" "$([ "$profile" = edge ] && echo panic_abort || echo panic_unwind)"
 flags+=" --remap-path-prefix=$("${RUSTC:-rustc}" --print sysroot)=/rust"
-# A panic ends the program, so tables for unwinding are of no use: a tenth of it.
-flags+=" -Cforce-unwind-tables=no"
-export RUSTFLAGS=$flags
+# In this profile a panic ends the program, so tables for unwinding are of no use: a tenth of it.
+[ "$profile" != edge ] || flags+=" -Cforce-unwind-tables=no"
+export RUSTFLAGS=$flags CARGO_PROFILE_RELEASE_STRIP=true
 
-cargo "${cargo_build[@]}" --locked --quiet --config cross/cargo.toml --profile "$profile" --target "$target" \
-  "${build_std[@]}" $(printf -- '-p %s ' "${packages[@]}")
-[ "$profile" = dev ] && profile=debug
-mkdir -p "target/$target/$profile"
+folder=$profile
+[ "$profile" != dev ] || folder=debug
+mkdir -p "target/$target/$folder"
 for package in "${packages[@]}"; do
-  built=$CARGO_TARGET_DIR/$target/$profile/$package program=$PWD/target/$target/$profile/$package
+  # One at a time: together they would share the features of their dependencies, and be larger.
+  cargo "${cargo_build[@]}" --locked --quiet --config cross/cargo.toml --profile "$profile" --target "$target" \
+    "${build_std[@]}" -p "$package"
+  built=$CARGO_TARGET_DIR/$target/$folder/$package program=$PWD/target/$target/$folder/$package
   [ "$built" = "$program" ] || cp --preserve=timestamps "$built" "$program"
   echo "${program#"$PWD"/}: $(stat -c %s "$program") bytes, by $way"
 done

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use anyhow::{Context, anyhow};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -326,12 +327,16 @@ pub async fn run(file: Option<PathBuf>, config: Config) -> anyhow::Result<()> {
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut renewal = interval(SERVER_CERTIFICATE_RENEWAL);
     renewal.tick().await;
+    // Where systemd does not watch, the signs of life go nowhere, and seldom.
+    let mut life =
+        interval(sd_notify::watchdog_enabled().map_or(SERVER_CERTIFICATE_RENEWAL, |period| period / 2));
     let state_dir = config.state_dir.clone();
     let mut service = Service::start(config).await?;
     tracing::info!(
         quic = %service.quic_address()?, http = %service.http_address(), state_dir = %state_dir.display(),
         "running"
     );
+    tell_systemd(&NotifyState::Ready);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -342,11 +347,20 @@ pub async fn run(file: Option<PathBuf>, config: Config) -> anyhow::Result<()> {
                     tracing::error!(error = format!("{error:#}"), "the server's certificate is not renewed");
                 }
             }
+            _ = life.tick() => tell_systemd(&NotifyState::Watchdog),
             error = service.failed() => return Err(error),
         }
     }
     tracing::info!("stopping");
+    tell_systemd(&NotifyState::Stopping);
     service.stop().await
+}
+
+/// Says nothing where there is no systemd.
+fn tell_systemd(state: &NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        tracing::warn!(%error, "systemd could not be told");
+    }
 }
 
 /// A config with mistakes changes nothing.
