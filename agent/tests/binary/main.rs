@@ -4,6 +4,7 @@
 //! way is scored or dropped with a reason.
 #![allow(clippy::unwrap_used)]
 
+mod hostile;
 mod running;
 mod sources;
 mod supervised;
