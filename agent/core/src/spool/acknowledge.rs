@@ -33,7 +33,10 @@ impl<S: Storage> Spool<'_, S> {
             return Ok(freed);
         }
         let through = Acknowledged { ordinal, sequence: key.sequence };
-        self.lanes[key.lane.index()].acknowledged = through;
+        if !self.index.has_set_aside() {
+            // Written into headers, it would cover the older records that could not be read, too.
+            self.lanes[key.lane.index()].acknowledged = through;
+        }
         while let Some(segment) = self.index.oldest(key.lane) {
             let Segment { first, last, records, .. } = *self.index.get(segment);
             if !through.covers(first) {

@@ -6,6 +6,13 @@ use vedette_common::Lane;
 
 use super::record::Position;
 
+/// On a free segment: it could not be read when the spool was opened, and is left alone until the next start.
+pub(super) const UNREAD: u8 = 1;
+/// The same, but it could be read since, and its records are known.
+pub(super) const COUNTED: u8 = 2;
+/// The same, and it could not be emptied either.
+pub(super) const STUCK: u8 = u8::MAX;
+
 /// One place of the index: what one segment holds. 80 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
@@ -13,7 +20,7 @@ pub struct Segment {
     pub(super) lane: Option<Lane>,
     /// Written since it was last made safe.
     pub(super) unsynced: bool,
-    /// Reads that failed in a row; above 0 on a free segment that could not be read at the start.
+    /// Reads that failed in a row; on a free segment 0, [`UNREAD`], [`COUNTED`] or [`STUCK`].
     pub(super) read_faults: u8,
     /// Bytes that it takes on the medium; more than `end` when something torn could not be cut off.
     pub(super) length: u32,
@@ -72,11 +79,15 @@ impl Index<'_> {
     /// when the spool was opened; and only with nothing else in use, one that could not be emptied since.
     pub(super) fn free(&self) -> Option<u16> {
         let in_use = self.0.iter().any(|segment| segment.lane.is_some());
-        let usable =
-            |segment: &Segment| segment.lane.is_none() && !(in_use && segment.read_faults == u8::MAX);
+        let usable = |segment: &Segment| segment.lane.is_none() && !(in_use && segment.read_faults == STUCK);
         let free = (0..).zip(self.0.iter()).filter(|(_, segment)| usable(segment));
         let rank = |segment: &Segment| (segment.read_faults, segment.length);
         free.min_by_key(|(number, segment)| (rank(segment), *number)).map(|(number, _)| number)
+    }
+
+    /// Whether a segment that could not be read when the spool was opened still waits for the next start.
+    pub(super) fn has_set_aside(&self) -> bool {
+        self.0.iter().any(|segment| segment.lane.is_none() && segment.read_faults > 0)
     }
 
     /// A free segment that still takes room on the medium because it could not be removed.

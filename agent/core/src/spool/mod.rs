@@ -146,6 +146,8 @@ pub struct Spool<'m, S: Storage> {
     counts: SpoolCounts,
     recovery: Recovery,
     synced_at: MonoMs,
+    /// Nothing of the medium could be read when it was opened; how often that was tried.
+    blind: Option<u8>,
     /// Where a write failed and what it left could not be cut off yet.
     torn: Option<u16>,
     last_error: Option<S::Error>,
@@ -188,6 +190,7 @@ impl<'m, S: Storage> Spool<'m, S> {
             counts: SpoolCounts::default(),
             recovery: Recovery::default(),
             synced_at: MonoMs(0),
+            blind: None,
             torn: None,
             last_error: None,
         };
@@ -205,6 +208,7 @@ impl<'m, S: Storage> Spool<'m, S> {
         lane: Lane,
         write: impl FnOnce(RecordKey, &mut [u8]) -> Result<usize, E>,
     ) -> Result<RecordKey, AppendError<E>> {
+        self.look_again();
         let state = &self.lanes[lane.index()];
         let position = Position { ordinal: self.ordinal, sequence: state.next, boot: self.boot };
         let head = RecordHead { lane, position, acknowledged: state.acknowledged };
@@ -315,9 +319,9 @@ impl<'m, S: Storage> Spool<'m, S> {
         self.last_error.take()
     }
 
-    /// Gives the storage back, for closing it. Records stay where they are.
-    pub fn into_storage(self) -> S {
-        self.storage
+    /// Gives the storage and the memory back, for opening it again. Records stay where they are.
+    pub fn into_parts(self) -> (S, SpoolMemory<'m>) {
+        (self.storage, SpoolMemory { segments: self.index.0, buffer: self.reader.into_buffer() })
     }
 
     /// A window was closed and its records were appended: makes them safe where the policy asks for that.

@@ -27,6 +27,11 @@ impl<'m> Reader<'m> {
         self.buffer
     }
 
+    /// Gives the buffer back.
+    pub(super) const fn into_buffer(self) -> &'m mut [u8] {
+        self.buffer
+    }
+
     /// Forgets what was read of `segment`, because it changes.
     pub(super) const fn forget(&mut self, segment: u16) {
         if self.segment == segment {

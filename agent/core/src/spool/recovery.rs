@@ -7,10 +7,16 @@ use core::ops::Range;
 use vedette_common::{DropReason, Lane};
 
 use super::Spool;
-use super::index::Segment;
+use super::index::{COUNTED, Segment, UNREAD};
 use super::record::{Acknowledged, Position, Record};
 use super::settings::SEGMENTS_MAX;
 use super::storage::{Storage, StorageFault};
+
+/// Starts of the agent that segments which cannot be read may hide: this one is counted as so much later.
+const UNREADABLE_STARTS: u32 = 1 << 16;
+
+/// Appends that find nothing of the medium readable, one after the other, until what cannot be read is emptied.
+const BLIND_OPENINGS_MAX: u8 = 64;
 
 /// What opening a spool found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +90,12 @@ impl<S: Storage> Spool<'_, S> {
             if self.survey(segment) && segment >= count {
                 surplus.end = segment + 1;
             }
+        }
+        let unreadable = self.recovery.unreadable_segments > 0;
+        self.blind = (unreadable && self.ordinal == 1).then_some(self.blind.unwrap_or(0));
+        if unreadable {
+            // Younger starts than any that could be read may hide there.
+            self.ordinal = self.ordinal.saturating_add(UNREADABLE_STARTS);
         }
         for segment in self.index.numbers() {
             self.settle(segment);
@@ -191,7 +203,49 @@ impl<S: Storage> Spool<'_, S> {
     fn set_aside(&mut self, segment: u16, length: u32) {
         self.recovery.unreadable_segments += 1;
         if let Some(place) = self.index.0.get_mut(usize::from(segment)) {
-            *place = Segment { length, end: length, read_faults: 1, ..Segment::default() };
+            *place = Segment { length, end: length, read_faults: UNREAD, ..Segment::default() };
+        }
+    }
+
+    /// Opens anew a medium of which nothing could be read: to write there before would put this start before earlier
+    /// ones in the order, whose acknowledgements would then cover its records.
+    fn reopen(&mut self, openings: u8) {
+        self.index.0.fill(Segment::default());
+        self.recovery = Recovery::default();
+        self.ordinal = 1;
+        self.recover();
+        if self.blind.is_some() {
+            self.blind = Some(openings.saturating_add(1));
+            let unreadable = self.recovery.unreadable_segments;
+            // A medium that takes changes and still does not give those segments back has lost them.
+            if openings >= BLIND_OPENINGS_MAX && (0..unreadable).all(|_| self.reclaim_any()) {
+                self.blind = None;
+            }
+        }
+    }
+
+    /// Empties a segment that was set aside; gives whether that went well.
+    fn reclaim_any(&mut self) -> bool {
+        let mut set_aside = self.index.numbers().filter(|&segment| self.index.get(segment).read_faults > 0);
+        set_aside.next().is_some_and(|segment| matches!(self.reclaim(segment), Ok(true)))
+    }
+
+    /// Looks again at segments that were set aside, so that their records are counted should they have to go; until then
+    /// they wait for the next start, for the link is past their place in the order.
+    pub(super) fn look_again(&mut self) {
+        if let Some(openings) = self.blind {
+            return self.reopen(openings);
+        }
+        let acknowledged = self.lanes.map(|state| state.acknowledged);
+        for segment in self.index.numbers() {
+            let Segment { lane, read_faults, length, .. } = *self.index.get(segment);
+            if lane.is_some() || read_faults != UNREAD {
+                continue;
+            }
+            if let Ok(tally) = self.tally(segment, 0..length, |lane| acknowledged[lane.index()]) {
+                let place = self.index.get_mut(segment);
+                (place.read_faults, place.records) = (COUNTED, tally.records);
+            }
         }
     }
 

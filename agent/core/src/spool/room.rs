@@ -5,7 +5,7 @@
 use vedette_common::{DropReason, Lane};
 
 use super::Spool;
-use super::index::Segment;
+use super::index::{COUNTED, STUCK, Segment};
 use super::record::{RecordHead, seal};
 use super::storage::{Storage, StorageFault};
 
@@ -26,6 +26,9 @@ impl From<StorageFault> for StoreError {
 impl<S: Storage> Spool<'_, S> {
     /// Stores the record whose frame stands in the buffer; gives the reason to count when it cannot.
     pub(super) fn store(&mut self, head: &RecordHead, record_bytes: usize) -> Result<(), DropReason> {
+        if self.blind.is_some() {
+            return Err(DropReason::SpoolUnwritable);
+        }
         let bytes = record_bytes as u32;
         let mut stored = self.write(head, bytes);
         // The medium is full although the cap is not reached: roll-ups give way to deviations here too.
@@ -98,17 +101,20 @@ impl<S: Storage> Spool<'_, S> {
 
     /// Empties a segment that was set aside at the start, before its first use; gives whether it is usable.
     /// One that fails is tried again only when no other segment is in use.
-    fn reclaim(&mut self, segment: u16) -> Result<bool, StorageFault> {
-        let Segment { lane, read_faults, .. } = *self.index.get(segment);
+    pub(super) fn reclaim(&mut self, segment: u16) -> Result<bool, StorageFault> {
+        let Segment { lane, read_faults, records, .. } = *self.index.get(segment);
         if lane.is_some() || read_faults == 0 {
             return Ok(true);
         }
         let emptied = self.storage.truncate(segment, 0);
-        let emptied = self.note(emptied);
-        if let Err(fault) = emptied {
-            self.index.get_mut(segment).read_faults = u8::MAX;
-            return if read_faults == u8::MAX { Err(fault) } else { Ok(false) };
+        if let Err(fault) = self.note(emptied) {
+            self.index.get_mut(segment).read_faults = STUCK;
+            return if read_faults == STUCK { Err(fault) } else { Ok(false) };
         }
+        // What could never be read counts as one record: it was there for something.
+        let records = if read_faults == COUNTED { u64::from(records) } else { 1 };
+        self.counts.recovered += records;
+        self.counts.dropped.add(DropReason::SpoolUnwritable, records);
         *self.index.get_mut(segment) = Segment::default();
         Ok(true)
     }
