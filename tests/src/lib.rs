@@ -9,3 +9,5 @@ pub mod demo;
 pub mod fleet;
 #[cfg(feature = "scenarios")]
 pub mod rig;
+#[cfg(feature = "scenarios")]
+pub mod simulation;
