@@ -1,4 +1,5 @@
-//! How long one observation takes to score: one series in order, and many series in turn.
+//! How long one observation takes to score: one series in order, many in turn, and many of them eight at a time with
+//! their deviations.
 //!
 //! It must never be a test: a busy machine is no failure. The hard case is memory: 20,000 states are far larger
 //! than a cache, and each is visited once a round.
@@ -7,6 +8,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use vedette_agent_core::batch::{self, LANES, Observation};
+use vedette_agent_core::deviation::{DeviationSettings, DeviationState};
 use vedette_agent_core::score::{Learning, Moment, SeriesState};
 use vedette_common::WallMs;
 
@@ -54,5 +57,36 @@ fn in_turn(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, in_order, in_turn);
+fn eight_at_a_time(criterion: &mut Criterion) {
+    let new = |seed| (SeriesState::new(seed), DeviationState::default());
+    let mut series: Vec<_> = (0..SERIES as u32).map(new).collect();
+    let (settings, mut n) = (DeviationSettings::default(), 0);
+    let mut round = |series: &mut [(SeriesState, DeviationState)]| {
+        n += 1;
+        for (offset, eight) in (0..).zip(series.chunks_mut(LANES)) {
+            let (moment, value, learning) = (moment(n), value(n + offset), Learning::Normal);
+            let mut batch: heapless::Vec<Observation<'_>, LANES> = eight
+                .iter_mut()
+                .map(|(state, deviation)| Observation {
+                    state,
+                    deviation,
+                    moment,
+                    value,
+                    learning,
+                    in_event: false,
+                })
+                .collect();
+            black_box(batch::observe(&settings, &mut batch).courses);
+        }
+    };
+    for _ in 0..WARM_UP_ROUNDS {
+        round(&mut series);
+    }
+    let mut group = criterion.benchmark_group("score");
+    group.throughput(Throughput::Elements(SERIES as u64));
+    group.bench_function("20,000 series, eight at a time", |bencher| bencher.iter(|| round(&mut series)));
+    group.finish();
+}
+
+criterion_group!(benches, in_order, in_turn, eight_at_a_time);
 criterion_main!(benches);

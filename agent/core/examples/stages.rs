@@ -8,6 +8,7 @@
 use std::fmt::Write;
 use std::hint::black_box;
 
+use vedette_agent_core::batch::{self, LANES, Observation};
 use vedette_agent_core::deviation::{DeviationSettings, DeviationState, Interest};
 use vedette_agent_core::key::DefaultTags;
 use vedette_agent_core::parse::{Format, Precision, line_protocol, lines};
@@ -18,7 +19,7 @@ use vedette_common::{BootId, Lane, MonoMs, Now, RecordKey, Sequence, WallMs};
 
 const SERIES: i64 = 200;
 /// Rounds that only teach, and rounds that are counted.
-const WARM_UP: i64 = 300;
+const WARM_UP: i64 = 400;
 const COUNTED: i64 = 100;
 const STEP_MS: i64 = 10_000;
 const START: WallMs = WallMs(1_748_822_400_000);
@@ -77,10 +78,18 @@ fn stage_parse(text: &str) {
 #[inline(never)]
 fn stage_score(states: &mut [(SeriesState, DeviationState)], round: i64, at: WallMs) {
     let settings = DeviationSettings::default();
-    for (series, (state, deviation)) in (0..).zip(states) {
-        let value = value(series, round);
-        let score = state.update(Moment::new(at, 0), value, Learning::Normal);
-        black_box(deviation.step(&settings, at, value, &score, false));
+    let moment = Moment::new(at, 0);
+    let mut series = 0;
+    for states in states.chunks_exact_mut(LANES) {
+        let mut batch: heapless::Vec<Observation<'_>, LANES> = states
+            .iter_mut()
+            .map(|(state, deviation)| {
+                let value = value(series, round);
+                series += 1;
+                Observation { state, deviation, moment, value, learning: Learning::Normal, in_event: false }
+            })
+            .collect();
+        black_box(batch::observe(&settings, &mut batch).courses);
     }
 }
 

@@ -613,6 +613,7 @@ impl<'m> Pipeline<'m> {
             u16::try_from(self.settings.counter_quiet_ms / self.settings.flush_ms).unwrap_or(u16::MAX);
         let at = end.plus_ms(-1);
         let window = self.windows.place(at).unwrap_or(self.windows.oldest());
+        let mut dues = Dues::new();
         for place in 0..self.table.slots() {
             let slot = self.table.slot_mut(place);
             let Origin::Folded(kind) = slot.origin else { continue };
@@ -621,11 +622,12 @@ impl<'m> Pipeline<'m> {
             if value.is_finite() {
                 slot.last_ms = slot.last_ms.max(at.0);
                 let at = WallMs(slot.last_ms);
-                self.score(Due { place, window, at, value });
+                self.await_score(&mut dues, Due { place, window, at, value });
             } else {
                 self.counts.drops.add(DropReason::NotFinite, 1);
             }
         }
+        self.score_dues(&mut dues);
     }
 
     /// Before a window closes: frees cells that nothing uses, and observes how much overflowed in the others.
