@@ -4,7 +4,7 @@
 #
 #   cross/deb.sh TARGET [PACKAGE...]      target: a gnu one of cross/build.sh; default: both packages
 #
-# The packages land in target/deb/. Where lintian is installed, its errors are this script's.
+# The packages land in target/deb/, each with a list of the crates in it (CycloneDX), and the checksums of all. Where lintian is installed, its errors are this script's.
 # VEDETTE_VERSION    instead of the version in Cargo.toml
 # SOURCE_DATE_EPOCH  the time that every file bears (default: that of the last commit)
 set -euo pipefail
@@ -75,7 +75,7 @@ END
 }
 
 maintainer="Vedette <packages@vedette.example>"
-install_packages dpkg-dev
+install_packages dpkg-dev python3
 mkdir -p target/deb
 for package in "${packages[@]}"; do
   cross/build.sh "$target" "$(profile_of "$package")" "$package"
@@ -86,6 +86,7 @@ for package in "${packages[@]}"; do
   dpkg-deb --root-owner-group -Zxz --build "$root" "$deb" >/dev/null
   rm -rf "$root"
   ! command -v lintian >/dev/null || lintian --allow-root --fail-on error --profile debian "$deb"
+  /usr/bin/python3 cross/sbom.py "$package" "$target" >"${deb%.deb}.cdx.json"
   echo "$deb: $(stat -c %s "$deb") bytes"
 done
-(cd target/deb && sha256sum -- *.deb >SHA256SUMS)
+(cd target/deb && sha256sum -- *.deb *.cdx.json >SHA256SUMS)

@@ -84,4 +84,4 @@ for package in "${packages[@]}"; do
   expect "leaves no secrets when purged" absent "/etc/vedette/$package.credentials"
   ! inside getent passwd "$package" >/dev/null || fail "not so: leaves no user when purged"
 done
-rm -f target/deb/*_0.0.[12]_*.deb
+rm -f target/deb/*_0.0.[12]_*

@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""Prints what a program is made of, as CycloneDX 1.5 in JSON: each crate with version, licence and checksum.
+
+    cross/sbom.py PACKAGE TARGET
+
+Only what is linked into the program counts: no build scripts, no tests. The same sources give the same bytes.
+"""
+import json
+import subprocess
+import sys
+import tomllib
+
+
+def cargo(*arguments):
+    return subprocess.run(["cargo", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def linked(package, target):
+    """Names and versions of the crates that end up in the program."""
+    lines = cargo("tree", "--locked", "-p", package, "--target", target, "-e", "normal,no-proc-macro",
+                  "--prefix", "none", "--format", "{p}").splitlines()
+    return {(words[0], words[1].removeprefix("v")) for words in (line.split() for line in lines) if words}
+
+
+def component(package, checksums):
+    name, version = package["name"], package["version"]
+    found = {
+        "type": "library",
+        "name": name,
+        "version": version,
+        "purl": f"pkg:cargo/{name}@{version}",
+        "bom-ref": f"{name}@{version}",
+    }
+    if package["license"]:
+        found["licenses"] = [{"expression": package["license"].replace("/", " OR ")}]
+    if checksum := checksums.get((name, version)):
+        found["hashes"] = [{"alg": "SHA-256", "content": checksum}]
+    return found
+
+
+def main(program, target):
+    with open("Cargo.lock", "rb") as file:
+        locked = tomllib.load(file)["package"]
+    checksums = {(each["name"], each["version"]): each.get("checksum") for each in locked}
+    wanted = linked(program, target)
+    packages = json.loads(cargo("metadata", "--locked", "--format-version", "1"))["packages"]
+    packages = [each for each in packages if (each["name"], each["version"]) in wanted]
+    packages.sort(key=lambda each: (each["name"], each["version"]))
+    components = [component(each, checksums) for each in packages]
+    itself = next(each for each in components if each["name"] == program)
+    components.remove(itself)
+    bill = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "version": 1,
+        "metadata": {"component": {**itself, "type": "application"}},
+        "components": components,
+    }
+    json.dump(bill, sys.stdout, indent=1)
+    print()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
