@@ -4,7 +4,8 @@
 #
 #   cross/deb.sh TARGET [PACKAGE...]      target: a gnu one of cross/build.sh; default: both packages
 #
-# The packages land in target/deb/, each with a list of the crates in it (CycloneDX), and the checksums of all. Where lintian is installed, its errors are this script's.
+# The packages land in target/deb/, each with a list of the crates in it (CycloneDX), and the checksums of all. Where
+# lintian is installed, its errors are this script's.
 # VEDETTE_VERSION    instead of the version in Cargo.toml
 # SOURCE_DATE_EPOCH  the time that every file bears (default: that of the last commit)
 set -euo pipefail
