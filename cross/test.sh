@@ -38,7 +38,9 @@ build_firmware() (
   flags=
   prepare_toolchain "$1" panic_abort
   export CARGO_TARGET_DIR=$CARGO_TARGET_DIR/firmware RUSTFLAGS=$flags
-  cargo "${cargo_build[@]}" --locked --quiet --config cross/cargo.toml --manifest-path cross/firmware/Cargo.toml \
+  # The versions of the workspace, so that the same crates are compared everywhere.
+  cp Cargo.lock cross/firmware/Cargo.lock
+  cargo "${cargo_build[@]}" --quiet --config cross/cargo.toml --manifest-path cross/firmware/Cargo.toml \
     --release --target "$1" "${build_std[@]}" >&2
   echo "firmware for $1, by $way" >&2
   echo "$CARGO_TARGET_DIR/$1/release/vedette-firmware"
@@ -47,9 +49,11 @@ build_firmware() (
 # Every line that a board or machine prints of the recording must be one that this machine prints too; lines that
 # speak of memory may differ with the width of a pointer.
 test_scores() {
-  local here there
-  here=$("$(build_firmware "$host")")
-  there=$("${emulator[@]}" "$(build_firmware "$target")")
+  local firmware here there
+  firmware=$(build_firmware "$host")
+  here=$("$firmware")
+  firmware=$(build_firmware "$target")
+  there=$("${emulator[@]}" "$firmware")
   printf '%s\n' "$there"
   there=$(grep -v ^memory <<<"$there")
   [ "${there%% *}" = scores ] || fail "$target scored nothing"

@@ -3,6 +3,9 @@
 # Two ways: `rustup`, where the target's standard library is installed for the toolchain in use, and `debian`, Debian's
 # own rustc with the sources of its standard library, for machines that reach Debian's packages and crates.io only.
 
+# A command that fails ends a substitution too.
+shopt -s inherit_errexit
+
 targets="x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
 x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf"
 boards="thumbv7em-none-eabihf thumbv6m-none-eabi"

@@ -28,7 +28,7 @@ pub(crate) fn of_recording() -> Scores {
         for (at, value) in (0..recording::LENGTH).filter_map(|place| series.observation(place)) {
             let score = state.update(Moment::new(at, 3_600), value, Learning::Normal);
             let course = deviation.step(&settings, at, value, &score, false);
-            add(&mut digest, &score, value);
+            add(&mut digest, &score);
             digest.bytes(&[u8::from(score.ready), course.map_or(u8::MAX, |course| course.phase as u8)]);
             observations += 1;
         }
@@ -36,7 +36,7 @@ pub(crate) fn of_recording() -> Scores {
     Scores { digest: digest.value(), observations }
 }
 
-fn add(digest: &mut Digest, score: &Score, value: f64) {
+fn add(digest: &mut Digest, score: &Score) {
     let parts = [
         score.combined,
         score.surprise,
@@ -48,7 +48,6 @@ fn add(digest: &mut Digest, score: &Score, value: f64) {
         score.forecast,
         score.derivative,
         score.distribution,
-        score.severity(value),
     ];
     for part in parts {
         digest.float(part);
