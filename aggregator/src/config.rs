@@ -4,6 +4,7 @@
 //! anything or touch the network. The hard case is a file with several mistakes: each is named with its file, line
 //! and key in one go, so that nobody mends a config one error at a time.
 
+mod incidents;
 mod limits;
 mod mqtt;
 
@@ -16,6 +17,7 @@ use vedette_common::config::Problems;
 pub use vedette_common::config::{ConfigError, ConfigErrors};
 
 use crate::state_folder::StateFolder;
+pub use incidents::{Calendar, Incidents};
 pub use limits::{Limits, Memory};
 pub use mqtt::{MqttListen, MqttVersion};
 
@@ -33,6 +35,10 @@ pub struct Config {
     pub notify: Notify,
     /// When the region's judgement speaks.
     pub judge: Judge,
+    /// The times in the life of an incident.
+    pub incidents: Incidents,
+    /// What the classes of scheduled events mean.
+    pub calendar: Calendar,
     /// How recorded telemetry is played.
     pub replay: Replay,
     /// What is logged, and how.
@@ -55,6 +61,8 @@ impl Default for Config {
             limits: Limits::default(),
             notify: Notify::default(),
             judge: Judge::default(),
+            incidents: Incidents::default(),
+            calendar: Calendar::default(),
             replay: Replay::default(),
             log: Log::default(),
             dimensions: Dimensions::default(),
@@ -330,16 +338,20 @@ pub enum AlarmOn {
 }
 
 /// One region.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Region {
     /// Its time zone by IANA name, for seasons and for calendar times without a zone; default UTC.
     pub timezone: String,
+    /// How many pages a week people want of it, 0.1 to 1,000: sensitivity is learned from that. Without one it stays as
+    /// it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pages_per_week: Option<f64>,
 }
 
 impl Default for Region {
     fn default() -> Self {
-        Self { timezone: "UTC".into() }
+        Self { timezone: "UTC".into(), pages_per_week: None }
     }
 }
 
@@ -386,6 +398,8 @@ impl Config {
     /// What is wrong with values that have the right type: pairs of key and problem.
     fn problems(&self) -> Vec<(Vec<String>, String)> {
         let mut problems = self.limits.problems();
+        self.incidents.problems(&mut problems);
+        self.calendar.problems(&mut problems);
         self.listen.mqtt.problems(&mut problems);
         self.range_problems(&mut problems);
         self.dimension_problems(&mut problems);
@@ -438,6 +452,10 @@ impl Config {
                     region.timezone
                 );
                 problems.push((path(&["regions", name, "timezone"]), problem));
+            }
+            if let Some(wanted) = region.pages_per_week.filter(|wanted| !(0.1..=1_000.0).contains(wanted)) {
+                let problem = format!("{wanted} is out of range: 0.1 to 1000");
+                problems.push((path(&["regions", name, "pages_per_week"]), problem));
             }
         }
     }

@@ -329,6 +329,11 @@ impl Driver {
                 let notified = self.routes.notified(alarm.state);
                 batch.states.extend(stored_state(&alarm.id, alarm.state, &alarm, notified));
             }
+            Effect::Basis(basis) => {
+                if let Some(state) = batch.states.last_mut() {
+                    state.basis = to_json(&basis);
+                }
+            }
             Effect::Ledger(entry) => {
                 batch.ledger.extend(to_json(&entry).map(|body| (entry.id.clone(), body)));
             }
@@ -382,7 +387,7 @@ fn stored_state(
     notified: Vec<Notified>,
 ) -> Option<StoredState> {
     let body = to_json(alarm)?;
-    Some(StoredState { id: id.to_owned(), state: state.as_str().to_owned(), body, notified })
+    Some(StoredState { id: id.to_owned(), state: state.as_str().to_owned(), body, basis: None, notified })
 }
 
 /// The core's types are plain data with text keys, which always become JSON; should one not, it is said and left out.

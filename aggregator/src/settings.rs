@@ -30,6 +30,13 @@ impl Config {
                 ..core::Timing::default()
             },
             judgement: core::Judgement::default(),
+            lifecycle: self.incidents.lifecycle(),
+            maintenance_classes: self.calendar.maintenance_classes.clone(),
+            pages_per_week: self
+                .regions
+                .iter()
+                .filter_map(|(name, region)| Some((name.clone(), region.pages_per_week?)))
+                .collect(),
         }
     }
 

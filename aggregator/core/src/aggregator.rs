@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use vedette_common::wire::{Birth, Heartbeat, RefuseReason, Summary};
 use vedette_common::{AgentId, Lane, Now, WallMs};
 
+use crate::alarm::IncidentState;
 use crate::counts::{Counts, Reason};
 use crate::effect::{Change, Effect, Part};
 use crate::incident::Told;
@@ -15,8 +16,10 @@ use crate::journal::{Journal, Judged};
 use crate::judge::{self, Case, Memory};
 use crate::region::Fleet;
 use crate::schedule::{Schedule, ScheduleEntry, Silence};
+use crate::sensitivity::Sensitivities;
 use crate::session::{AllowedRegions, Order, Sessions};
 use crate::settings::Settings;
+use crate::silences::Holds;
 use crate::snapshot::Snapshot;
 use crate::window::PendingWindow;
 use crate::{telemetry, view};
@@ -45,6 +48,7 @@ pub struct Aggregator {
     journal: Journal,
     schedule: Schedule,
     silences: Vec<Silence>,
+    sensitivities: Sensitivities,
     counts: Counts,
     effects: VecDeque<Effect>,
     changed: Changed,
@@ -59,6 +63,7 @@ struct Changed {
     names: bool,
     /// Regions of which the judgement has learned.
     memory: BTreeSet<u16>,
+    sensitivities: bool,
 }
 
 impl Aggregator {
@@ -73,6 +78,7 @@ impl Aggregator {
             journal: Journal::default(),
             schedule: Schedule::default(),
             silences: Vec::new(),
+            sensitivities: Sensitivities::default(),
             counts: Counts::default(),
             effects: VecDeque::new(),
             changed: Changed::default(),
@@ -279,22 +285,34 @@ impl Aggregator {
         let case = Case {
             settings: &self.settings,
             schedule: &self.schedule,
-            silences: &self.silences,
             journal: &self.journal,
             silent: &silent,
         };
-        let findings = judge::judge(&mut self.fleet, &mut self.memory, &case, &window);
+        let mut findings = judge::judge(&mut self.fleet, &mut self.memory, &case, &window);
+        self.changed.sensitivities |= self.sensitivities.begin(window.start, &self.settings.pages_per_week);
+        let holds = self.holds();
+        findings.iter_mut().for_each(|finding| holds.apply(finding, window.start));
         let regions = window.regions.keys().map(|region| self.fleet.names.regions.get(*region)).collect();
-        let judged = Judged { end: window.end(), regions, sizes: self.fleet.names.sizes() };
-        let settings = &self.settings;
-        let (judgement, incidents_max) = (&settings.judgement, settings.limits.incidents_max);
-        let told = self.journal.step(findings, &judged, judgement, incidents_max, &mut self.counts);
+        let sizes = self.fleet.names.sizes();
+        let judged = Judged { end: window.end(), window_ms: window.window_ms, regions, sizes };
+        let told = self.journal.step(findings, &judged, &self.settings, &mut self.counts);
         told.into_iter().for_each(|told| self.tell(told));
     }
 
-    fn tell(&mut self, (alarm, entry): Told) {
+    fn holds(&self) -> Holds<'_> {
+        let Self { settings, schedule, silences, sensitivities, .. } = self;
+        Holds { settings, schedule, silences, sensitivities }
+    }
+
+    fn tell(&mut self, Told { alarm, entry, basis }: Told) {
+        // A rise of severity is told under a page that was counted when it came.
+        if alarm.state == IncidentState::Open && alarm.opens() {
+            let (region, at) = (&alarm.scope.region, alarm.at.0);
+            self.changed.sensitivities |= self.sensitivities.page(region, at, &self.settings.pages_per_week);
+        }
         self.effects.push_back(Effect::Incident(Box::new(alarm)));
         self.effects.extend(entry.map(|entry| Effect::Ledger(Box::new(entry))));
+        self.effects.extend(basis.map(Effect::Basis));
     }
 
     fn notice_silence(&mut self, now: Now) {
@@ -307,8 +325,9 @@ impl Aggregator {
                 findings.push(telemetry::silent(session));
             }
         }
-        for finding in findings {
-            let told = self.journal.silent(finding, now.wall, &self.settings.judgement);
+        for mut finding in findings {
+            self.holds().apply(&mut finding, now.wall);
+            let told = self.journal.silent(finding, now.wall, &self.settings);
             told.into_iter().for_each(|told| self.tell(told));
         }
     }
@@ -359,6 +378,10 @@ impl Aggregator {
             let parts = self.memory.parts(&changed.memory).into_iter();
             changes.extend(parts.map(|(key, part)| Change { key, part: Some(Part::Memory(Box::new(part))) }));
         }
+        if changed.sensitivities {
+            let part = Some(Part::Sensitivities(Box::new(self.sensitivities.clone())));
+            changes.push(Change { key: "sensitivities".into(), part });
+        }
         for id in self.journal.take_changed() {
             let part = self.journal.get(&id).map(|i| Part::Incident(Box::new(i.clone())));
             changes.push(Change { key: format!("incident/{id}"), part });
@@ -381,6 +404,7 @@ impl Aggregator {
         let memory = self.memory.parts(&self.memory.regions()).into_values();
         parts.extend(memory.map(|part| Part::Memory(Box::new(part))));
         parts.extend(self.journal.iter().map(|i| Part::Incident(Box::new(i.clone()))));
+        parts.push(Part::Sensitivities(Box::new(self.sensitivities.clone())));
         parts
     }
 
@@ -397,6 +421,7 @@ impl Aggregator {
                 Part::Window(window) => drop(restored.windows.insert(window.key(), *window)),
                 Part::Memory(memory) => restored.memory.merge(*memory),
                 Part::Incident(incident) => restored.journal.restore(*incident),
+                Part::Sensitivities(learned) => restored.sensitivities = *learned,
             }
         }
         restored.fleet.restore(regions);

@@ -120,10 +120,36 @@ pub struct Alarm {
     pub scope: Scope,
     /// One sentence for people.
     pub summary: String,
+    /// What brought it into the state, where that is not the first finding: a rise of severity, an event outlived.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub change: Option<String>,
+    /// How often it came back after it had ended.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub returns: u32,
+    /// The incident whose scope it once was a part of.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub split_from: Option<String>,
     /// The numbers that decided it and what would have changed it.
     pub evidence: Evidence,
     /// The series involved, the worst first; bounded by `series_per_alarm_max`.
     pub series: Vec<AlarmSeries>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+impl Alarm {
+    /// Whether it was not open before: what is told again of an open incident is its severity.
+    fn rises(&self) -> bool {
+        self.change.as_deref().is_some_and(|change| change.starts_with("severity"))
+    }
+
+    /// Whether it opens an incident.
+    pub fn opens(&self) -> bool {
+        self.state == IncidentState::Open && !self.rises()
+    }
 }
 
 /// Names as people list them: `a`, `a and b`, `a, b and c`; past five, the rest is counted.

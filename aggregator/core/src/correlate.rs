@@ -98,6 +98,11 @@ fn take_mode_of_devices(points: &mut [Point], devices: &BTreeSet<u16>, groups: B
 }
 
 impl Point {
+    /// Its cell: region, device, stack.
+    pub(crate) const fn cell(&self) -> (u16, u16, u16) {
+        (self.region, self.device, self.stack)
+    }
+
     fn take_off(&mut self, mode: f64) {
         self.common_mode = mode;
         self.residual[0] = self.log_ratio - mode;

@@ -7,10 +7,12 @@ use vedette_common::wire::RefuseReason;
 use vedette_common::{AgentId, RecordKey};
 
 use crate::alarm::Alarm;
+use crate::basis::Basis;
 use crate::incident::Incident;
 use crate::judge::Memory;
 use crate::ledger::LedgerEntry;
 use crate::region::{FleetNames, Region};
+use crate::sensitivity::Sensitivities;
 use crate::session::Session;
 use crate::window::PendingWindow;
 
@@ -37,6 +39,8 @@ pub enum Effect {
     Incident(Box<Alarm>),
     /// A decision for the ledger.
     Ledger(Box<LedgerEntry>),
+    /// What the state told just before was decided from: store it beside it.
+    Basis(Box<Basis>),
 }
 
 /// One part of the persistent state, small enough to be written whenever it changes.
@@ -55,13 +59,15 @@ pub enum Part {
     Memory(Box<Memory>),
     /// One incident.
     Incident(Box<Incident>),
+    /// How sensitive the regions are.
+    Sensitivities(Box<Sensitivities>),
 }
 
 /// A part that changed: to be written under its key, or removed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
     /// Names the part: `session/<agent>`, `names`, `region/<name>`, `window/<start>/<width>`, `memory/<place>`,
-    /// `incident/<id>`.
+    /// `incident/<id>`, `sensitivities`.
     pub key: String,
     /// What to write; none to remove.
     pub part: Option<Part>,

@@ -4,6 +4,8 @@
 //! JSON: every value that enters here is finite, and serialising is rounded to six digits so that texts stay short.
 use serde::{Deserialize, Serialize};
 
+use crate::basis::Grounds;
+
 /// Which way the numbers went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -69,6 +71,41 @@ pub struct MissingEvidence {
     pub cells: usize,
 }
 
+/// What holds a finding back besides its numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SuppressorKind {
+    /// A scheduled event.
+    Event,
+    /// A scheduled maintenance.
+    Maintenance,
+    /// An operator's silence.
+    Silence,
+}
+
+/// What held a finding back, and for how long it may.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suppressor {
+    /// The sort.
+    pub kind: SuppressorKind,
+    /// Its name, as the calendar or the operator gives it.
+    pub name: String,
+    /// When it no longer holds, as far as that is known; in an extension, the extension's end.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub until: Option<crate::instant::Instant>,
+}
+
+/// How much more than usual the judgement asked of the region.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SensitivityEvidence {
+    /// The factor on the standard deviations asked for.
+    #[serde(with = "rounded")]
+    pub factor: f64,
+    /// The region's target.
+    #[serde(with = "rounded")]
+    pub pages_per_week: f64,
+}
+
 /// Why an incident was judged as it was. Log ratios are natural logarithms of observed/expected.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
@@ -121,6 +158,15 @@ pub struct Evidence {
     /// What is missing; only for telemetry.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub missing: Option<MissingEvidence>,
+    /// What holds it back besides its numbers.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub suppressor: Option<Suppressor>,
+    /// What the region's target of pages asked; none without a target.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sensitivity: Option<SensitivityEvidence>,
+    /// What it was ruled from, on its way to the basis of the decision.
+    #[serde(skip)]
+    pub(crate) grounds: Option<Box<Grounds>>,
     /// The deciding reason in words.
     pub reason: String,
     /// What would have changed the decision.
@@ -149,10 +195,52 @@ impl Evidence {
             event_is_live: false,
             score: 0.0,
             missing: None,
+            suppressor: None,
+            sensitivity: None,
+            grounds: None,
             reason: String::new(),
             counterfactual: String::new(),
         }
     }
+}
+
+impl Evidence {
+    /// With every number as it will be written, so that what is decided can be decided again from what was written.
+    pub(crate) fn settled(mut self) -> Self {
+        for number in [
+            &mut self.observed,
+            &mut self.expected,
+            &mut self.log_ratio,
+            &mut self.common_mode,
+            &mut self.residual,
+            &mut self.tolerance,
+            &mut self.significance,
+            &mut self.significance_threshold,
+            &mut self.score,
+        ] {
+            *number = round(*number);
+        }
+        if let Some(errors) = &mut self.errors {
+            for number in
+                [&mut errors.inside, &mut errors.outside, &mut errors.significance, &mut errors.threshold]
+            {
+                *number = round(*number);
+            }
+        }
+        if let Some(sensitivity) = &mut self.sensitivity {
+            sensitivity.factor = round(sensitivity.factor);
+            sensitivity.pages_per_week = round(sensitivity.pages_per_week);
+        }
+        self
+    }
+}
+
+/// A number as it is written: six digits after the point; zero in place of what is not finite.
+pub(crate) fn round(value: f64) -> f64 {
+    let finite = if value.is_finite() { value } else { 0.0 };
+    let rounded = (finite * 1e6).round() / 1e6;
+    // Adding zero turns a negative zero into a plain one, so that equal values have equal bytes.
+    if rounded.is_finite() { rounded + 0.0 } else { finite }
 }
 
 /// Serialises with six digits after the point: enough to re-derive a decision, short enough to read.
@@ -161,10 +249,7 @@ pub(crate) mod rounded {
 
     #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
     pub(crate) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        let finite = if value.is_finite() { *value } else { 0.0 };
-        let rounded = (finite * 1e6).round() / 1e6;
-        // Adding zero turns a negative zero into a plain one, so that equal values have equal bytes.
-        serializer.serialize_f64(if rounded.is_finite() { rounded + 0.0 } else { finite })
+        serializer.serialize_f64(super::round(*value))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {

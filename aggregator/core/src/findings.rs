@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::alarm::{AlarmSeries, Scope};
+use crate::basis::Grounds;
 use crate::correlate::{CommonMode, HORIZONS, Point, log_ratio};
 use crate::errors;
 use crate::evidence::{Direction, ErrorEvidence, Evidence};
@@ -172,14 +173,19 @@ impl Bench<'_> {
             errors: weighed.flatten(),
             score: self.score(fleet, &cells, pooled.key.metric),
             ..self.evidence(fleet, pooled.key.metric, settings.role, &pooled.regions, &members, pooled.shift)
-        };
+        }
+        .settled();
         let ruling = verdict::rule_leftover(&evidence, settings.role, judgement)?;
         let scope = self.scope(fleet, pooled.key, Some(&pooled.regions));
         let series = self.series(fleet, &members, &evidence.metric);
-        Some(Finding {
-            weight: pooled.gain,
-            ..self.finding(Source::Leftover, scope, evidence, ruling, series)
-        })
+        let mut finding = self.finding(Source::Leftover, scope, evidence, ruling, series);
+        let held: BTreeSet<CellPlace> = pooled.members.iter().map(|index| points[*index].cell()).collect();
+        let regions: BTreeSet<u16> = held.iter().map(|cell| cell.0).collect();
+        let compared: Vec<&Point> = points.iter().filter(|p| regions.contains(&p.region)).collect();
+        let inside = |p: &Point| (held.contains(&p.cell()), pooled.regions.contains(&p.region));
+        let (part, names) = ((settings.role, settings.alarm_on), |p: &Point| fleet.names.of(p.cell()));
+        finding.evidence.grounds = Some(Grounds::new(part, &finding.evidence, &compared, &inside, &names));
+        Some(Finding { weight: pooled.gain, ..finding })
     }
 
     /// The finding about what the independent stacks of a region share, if it is large enough.
@@ -217,14 +223,16 @@ impl Bench<'_> {
             peers: self.peers(fleet, &modes, &regions, &BTreeSet::new(), key),
             errors: errors::weigh_common(fleet, &self.roles, key.region, self.errors_thresholds()),
             ..self.evidence(fleet, key.metric, settings.role, &regions, &members, mode.value)
-        };
+        }
+        .settled();
         let ruling = verdict::rule_common(&evidence, settings.alarm_on, judgement);
         let series = self.series(fleet, &members, &evidence.metric);
         let scope = self.scope(fleet, key, None);
-        Some(Finding {
-            weight: significance,
-            ..self.finding(Source::Common, scope, evidence, ruling, series)
-        })
+        let mut finding = self.finding(Source::Common, scope, evidence, ruling, series);
+        let (part, names) = ((settings.role, settings.alarm_on), |p: &Point| fleet.names.of(p.cell()));
+        finding.evidence.grounds =
+            Some(Grounds::new(part, &finding.evidence, &members, &|_| (true, true), &names));
+        Some(Finding { weight: significance, ..finding })
     }
 
     /// Errors of `cells` against those of the other cells of `regions`.

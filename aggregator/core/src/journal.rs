@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use vedette_common::WallMs;
 
 use crate::alarm::{IncidentState, Scope};
+use crate::basis::Basis;
 use crate::counts::{Counts, Reason};
-use crate::incident::{Finding, Incident, Source, Stage, Told};
-use crate::settings::Judgement;
+use crate::incident::{Finding, Incident, Source, Step, Told};
+use crate::settings::Settings;
 
 /// The share of common cells from which two scopes are the same trouble.
 const OVERLAP_MIN: f64 = 0.3;
@@ -27,6 +28,7 @@ pub(crate) struct Journal {
 /// One judged window: its end, and the regions that it judged.
 pub(crate) struct Judged<'a> {
     pub(crate) end: WallMs,
+    pub(crate) window_ms: u32,
     pub(crate) regions: BTreeSet<&'a str>,
     /// How many regions, devices and stacks there are: what an empty list of a scope stands for.
     pub(crate) sizes: [usize; 3],
@@ -91,10 +93,15 @@ impl Journal {
         &mut self,
         findings: Vec<Finding>,
         judged: &Judged<'_>,
-        settings: &Judgement,
-        incidents_max: usize,
+        settings: &Settings,
         counts: &mut Counts,
     ) -> Vec<Told> {
+        let step = Step {
+            at: judged.end,
+            window_ms: judged.window_ms,
+            judgement: &settings.judgement,
+            lifecycle: &settings.lifecycle,
+        };
         let mut told = Vec::new();
         let mut shown = BTreeSet::new();
         let mut lone = self.lone_by_scope();
@@ -111,21 +118,21 @@ impl Journal {
                 Some(known) if shown.contains(&known) => continue,
                 Some(known) => known,
                 None => {
-                    is_full = is_full || !self.has_room(judged.end, incidents_max);
+                    is_full = is_full || !self.has_room(judged.end, settings.limits.incidents_max);
                     if is_full {
                         counts.add(Reason::IncidentsFull, 1);
                         continue;
                     }
-                    self.begin(&finding, &mut lone)
+                    self.begin(&finding, &mut lone, judged)
                 }
             };
             shown.insert(id.clone());
             if let Some(incident) = self.incidents.get_mut(&id) {
-                told.extend(incident.take(finding, judged.end, settings));
+                told.extend(take(incident, finding, step));
             }
             self.changed.insert(id);
         }
-        self.rest(&shown, judged, settings, &mut told);
+        self.rest(&shown, judged, step, &mut told);
         told
     }
 
@@ -136,8 +143,16 @@ impl Journal {
     }
 
     /// Begins the incident of `finding`; gives its id.
-    fn begin(&mut self, finding: &Finding, lone: &mut BTreeMap<Scope, String>) -> String {
-        let incident = Incident::new(finding);
+    fn begin(
+        &mut self,
+        finding: &Finding,
+        lone: &mut BTreeMap<Scope, String>,
+        judged: &Judged<'_>,
+    ) -> String {
+        let mut incident = Incident::new(finding);
+        let alike = |scope: &Scope| overlap(scope, &finding.scope, judged.sizes) >= OVERLAP_MIN;
+        let mut parents = self.incidents.values().filter(|i| i.is_live() && i.source == finding.source);
+        incident.split_from = parents.find(|parent| parent.had(alike)).map(|parent| parent.id.clone());
         let id = incident.id.clone();
         if finding.source == Source::Lone {
             lone.insert(incident.scope.clone(), id.clone());
@@ -168,24 +183,14 @@ impl Journal {
         best.map(|(incident, _)| incident.id.clone())
     }
 
-    fn rest(
-        &mut self,
-        shown: &BTreeSet<String>,
-        judged: &Judged<'_>,
-        settings: &Judgement,
-        told: &mut Vec<Told>,
-    ) {
+    fn rest(&mut self, shown: &BTreeSet<String>, judged: &Judged<'_>, step: Step<'_>, told: &mut Vec<Told>) {
         let mut over = Vec::new();
         for incident in self.incidents.values_mut().filter(|i| i.source != Source::Silent) {
             if shown.contains(&incident.id) || !judged.concerns(&incident.scope) {
                 continue;
             }
-            told.extend(incident.rest(judged.end, settings.quiet_windows));
-            let forgotten_after = match incident.stage {
-                Stage::Candidate => settings.quiet_windows,
-                Stage::Told(_) => settings.quiet_windows + settings.flap_windows,
-            };
-            if !incident.is_live() && incident.quiet >= forgotten_after {
+            told.extend(incident.rest(step));
+            if incident.is_forgotten(step) {
                 over.push(incident.id.clone());
             }
             self.changed.insert(incident.id.clone());
@@ -210,12 +215,13 @@ impl Journal {
     }
 
     /// Opens, or shows again, the incident of a silent agent.
-    pub(crate) fn silent(&mut self, finding: Finding, at: WallMs, settings: &Judgement) -> Option<Told> {
+    pub(crate) fn silent(&mut self, finding: Finding, at: WallMs, settings: &Settings) -> Option<Told> {
         let incident = Incident::new(&finding);
         let id = incident.id.clone();
         let incident = self.incidents.entry(id.clone()).or_insert(incident);
         self.changed.insert(id);
-        incident.take(finding, at, settings)
+        let (judgement, lifecycle) = (&settings.judgement, &settings.lifecycle);
+        take(incident, finding, Step { at, window_ms: 0, judgement, lifecycle })
     }
 
     /// Ends the incidents about the silence of `agent`.
@@ -236,6 +242,15 @@ impl Journal {
         let live = || self.incidents.values().filter(|i| i.is_live() && i.scope.holds(cell));
         live().find(|i| i.is(IncidentState::Open)).or_else(|| live().next())
     }
+}
+
+/// Lets `incident` take `finding`; what is told carries what it was decided from.
+fn take(incident: &mut Incident, mut finding: Finding, step: Step<'_>) -> Option<Told> {
+    finding.evidence = finding.evidence.settled();
+    let (before, shown) = (incident.clone(), finding.clone());
+    let mut told = incident.take(finding, step)?;
+    told.basis = Some(Box::new(Basis::new(step, before, shown)));
+    Some(told)
 }
 
 #[cfg(test)]
@@ -263,15 +278,15 @@ mod tests {
     #[test]
     fn a_fault_that_shows_in_traffic_and_errors_by_turns_is_one_incident() {
         let (mut journal, mut counts) = (Journal::default(), Counts::default());
-        let settings = Judgement::default();
+        let settings = Settings::default();
         let mut opened = BTreeSet::new();
         let turns = ["activity", "errors", "errors", "activity", "activity", "errors", "errors"];
         for (window, metric) in (1..).zip(turns) {
             let direction = if metric == "errors" { Direction::Rise } else { Direction::Drop };
             let end = WallMs(window * 10_000);
-            let judged = Judged { end, regions: BTreeSet::from(["uk"]), sizes: [3, 5, 5] };
-            let told = journal.step(vec![finding(metric, direction)], &judged, &settings, 10, &mut counts);
-            opened.extend(told.into_iter().map(|(alarm, _)| alarm.id));
+            let judged = Judged { end, window_ms: 10_000, regions: BTreeSet::from(["uk"]), sizes: [3, 5, 5] };
+            let told = journal.step(vec![finding(metric, direction)], &judged, &settings, &mut counts);
+            opened.extend(told.into_iter().map(|told| told.alarm.id));
         }
         assert_eq!((opened.len(), journal.iter().count()), (1, 1));
     }

@@ -15,7 +15,7 @@ use crate::evidence::Direction;
 use crate::incident::{Finding, Source};
 use crate::journal::Journal;
 use crate::region::{Fleet, HISTORY_WINDOWS, Names};
-use crate::schedule::{Schedule, Silence};
+use crate::schedule::Schedule;
 use crate::scopes::{self, ALL, GROUP, LONG_VARIANCE, Membership, Noise, ScopeKey, Search};
 use crate::settings::{MetricSettings, Role, Settings};
 use crate::window::PendingWindow;
@@ -92,7 +92,6 @@ impl Memory {
 pub(crate) struct Case<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) schedule: &'a Schedule,
-    pub(crate) silences: &'a [Silence],
     pub(crate) journal: &'a Journal,
     /// Agents known to be silent, by their place among the reporters.
     pub(crate) silent: &'a BTreeSet<u16>,
@@ -134,7 +133,6 @@ pub(crate) fn judge(
     findings.extend(lone::judge(fleet, &bench));
     findings.extend(telemetry::missing(fleet, &bench));
     findings.extend(telemetry::unwell(fleet, &bench));
-    findings.iter_mut().for_each(|finding| silence(finding, case.silences, window));
     findings
 }
 
@@ -166,14 +164,6 @@ fn absorb(fleet: &mut Fleet, memory: &mut Memory, window: &PendingWindow) {
             region.see(cell, window.start, window.window_ms);
         }
     }
-}
-
-/// A silence in force keeps people from being notified; the finding is recorded all the same.
-fn silence(finding: &mut Finding, silences: &[Silence], window: &PendingWindow) {
-    let Some(silence) = silences.iter().find(|s| s.covers(&finding.scope, window.start)) else { return };
-    (finding.notify, finding.notify_after) = (false, None);
-    finding.evidence.reason = format!("silenced by {} ({}): {}", silence.author, silence.id, silence.comment);
-    finding.evidence.counterfactual = "would have been judged by its numbers without the silence".into();
 }
 
 impl<'a> Bench<'a> {

@@ -14,7 +14,9 @@ use crate::instant::Instant;
 pub enum Decision {
     /// Nobody is notified.
     Suppress,
-    /// It outgrew what had held it back: people are notified after all.
+    /// What held it back is over; it is held back for an extension.
+    Extend,
+    /// It outgrew or outlived what had held it back: people are notified after all.
     Release,
     /// It ended while held back.
     End,

@@ -9,6 +9,7 @@
 
 pub mod aggregator;
 pub mod alarm;
+pub mod basis;
 mod combine;
 mod correlate;
 pub mod counts;
@@ -28,8 +29,10 @@ mod lone;
 mod region;
 pub mod schedule;
 mod scopes;
+pub mod sensitivity;
 pub mod session;
 pub mod settings;
+mod silences;
 pub mod snapshot;
 mod telemetry;
 mod verdict;
@@ -38,12 +41,15 @@ mod window;
 
 pub use aggregator::{Aggregator, Disposition};
 pub use alarm::{Alarm, IncidentState, Kind, Scope, Severity, Verdict};
+pub use basis::{Basis, Derivation};
 pub use counts::{Counts, Reason};
 pub use effect::{Change, Effect, Part};
-pub use evidence::{Direction, Evidence};
+pub use evidence::{Direction, Evidence, Suppressor, SuppressorKind};
 pub use instant::Instant;
 pub use ledger::{Decision, LedgerEntry};
 pub use schedule::{ScheduleEntry, Silence};
 pub use session::AllowedRegions;
-pub use settings::{AlarmOn, Dimensions, Judgement, Limits, MetricSettings, Role, Settings, Timing};
+pub use settings::{
+    AlarmOn, Dimensions, Judgement, Lifecycle, Limits, MetricSettings, Role, Settings, Timing,
+};
 pub use snapshot::{CellState, CellView, RegionView, Snapshot};

@@ -296,6 +296,11 @@ impl Fleet {
 }
 
 impl FleetNames {
+    /// The names of a cell: region, device, stack.
+    pub(crate) fn of(&self, (region, device, stack): (u16, u16, u16)) -> [String; 3] {
+        [self.regions.get(region).into(), self.devices.get(device).into(), self.stacks.get(stack).into()]
+    }
+
     /// How many regions, devices and stacks there are.
     pub(crate) fn sizes(&self) -> [usize; 3] {
         [self.regions.len(), self.devices.len(), self.stacks.len()]

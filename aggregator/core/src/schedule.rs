@@ -82,6 +82,11 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
+    /// Every entry, in order of their beginning.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &ScheduleEntry> {
+        self.entries.iter()
+    }
+
     /// Sorts `entries`, drops those that end before they begin and, over the limit, those that begin last.
     pub(crate) fn new(mut entries: Vec<ScheduleEntry>, entries_max: usize, counts: &mut Counts) -> Self {
         let given = entries.len();

@@ -186,7 +186,7 @@ pub(crate) fn members(metric: u16, points: &[Point]) -> Scopes {
 }
 
 /// The pooled leftover of `members` at `horizon`: shift, variance from counting, mean common mode, sum of weights.
-fn pool(points: &[Point], members: &[usize], horizon: usize) -> (f64, f64, f64, f64) {
+pub(crate) fn pool(points: &[Point], members: &[usize], horizon: usize) -> (f64, f64, f64, f64) {
     let (mut weights, mut shift, mut counting, mut common) = (0.0, 0.0, 0.0, 0.0);
     for point in members.iter().map(|index| &points[*index]) {
         let weight = 1.0 / (point.poisson[horizon] + CELL_SPREAD * CELL_SPREAD);

@@ -2,7 +2,7 @@
 //!
 //! It must never hold anything about a single series: one parameter set serves all. The hard case is an installation
 //! without any config: the defaults must let a lone machine's metrics be seen without paging for each spike.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,12 @@ pub struct Settings {
     pub timing: Timing,
     /// The constants of the judgement.
     pub judgement: Judgement,
+    /// The times in the life of an incident.
+    pub lifecycle: Lifecycle,
+    /// Classes of scheduled events during which nobody is notified.
+    pub maintenance_classes: BTreeSet<String>,
+    /// How many pages a week are wanted of a region, by its name; sensitivity is learned from it.
+    pub pages_per_week: BTreeMap<String, f64>,
 }
 
 impl Settings {
@@ -174,8 +180,42 @@ impl Default for Timing {
     }
 }
 
+/// Times in the life of an incident, milliseconds of event time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lifecycle {
+    /// A deviation has to last this long, and `hold_windows`, before it is told. Default 0.
+    pub hold_ms: i64,
+    /// An incident is over after this long, and `quiet_windows`, without a sign of it; twice as long after each
+    /// return. Default 5 minutes.
+    pub quiet_ms: i64,
+    /// What comes back within this time of its end is the same incident. Default 2 hours.
+    pub flap_ms: i64,
+    /// How long something waits to be told while an announced event has not shown itself. Default 0: it does not.
+    pub wait_ms: i64,
+    /// How long what an event or a maintenance held back is held back after its end: events are moved at short notice.
+    /// Default 2 hours.
+    pub extension_ms: i64,
+    /// After this long an open incident of at least a third less or more is critical; a smaller one after four times as
+    /// long. Default 30 minutes.
+    pub worsens_after_ms: i64,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self {
+            hold_ms: 0,
+            quiet_ms: 300_000,
+            flap_ms: 2 * 3_600_000,
+            wait_ms: 0,
+            extension_ms: 2 * 3_600_000,
+            worsens_after_ms: 1_800_000,
+        }
+    }
+}
+
 /// The constants of the judgement; log ratios are natural. See `correlate.rs` and `verdict.rs` for their use.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Judgement {
     /// Standard deviations of its own noise at which a scope counts as deviating. Default 4.5.
     pub significance: f64,
@@ -210,8 +250,6 @@ pub struct Judgement {
     pub hold_windows: u32,
     /// Windows without a sign of it after which an incident is over. Default 4.
     pub quiet_windows: u32,
-    /// Windows after its end within which its return is the same incident. Default 24.
-    pub flap_windows: u32,
     /// Half-life in windows of the memory for noise. Default 288.
     pub noise_half_life_windows: f64,
     /// Windows after which something held back for want of raised errors is told all the same, outside events ...
@@ -245,7 +283,6 @@ impl Default for Judgement {
             very_large: 1.6,
             hold_windows: 2,
             quiet_windows: 4,
-            flap_windows: 24,
             noise_half_life_windows: 288.0,
             patience_windows: 12,
             patience_ms: 4 * 3_600_000,

@@ -64,7 +64,10 @@ fn told(role: Role, change: Change) -> Vec<Alarm> {
         }
         aggregator.handle_deadline(Now { wall: now(window).wall.plus_ms(60_000), ..now(window) });
         while let Some(effect) = aggregator.poll_effect() {
-            if let Effect::Incident(alarm) = effect {
+            // That it worsens with time is told as well.
+            if let Effect::Incident(alarm) = effect
+                && (alarm.opens() || alarm.state != IncidentState::Open)
+            {
                 told.push(*alarm);
             }
         }

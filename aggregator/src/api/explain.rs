@@ -1,14 +1,15 @@
-//! Why an incident did or did not notify: its states and decisions as recorded, told in order.
+//! Why an incident did or did not notify: its states and decisions as recorded, told in order, each decided once more from
+//! what was stored.
 //!
-//! Must never judge anew or leave out a decision. The hard case is an incident that was held back and then released:
+//! Must never leave out a decision, nor hide that one does not come out again. The hard case is an incident that was held back and then released:
 //! the last state says what holds, the history how it came to that.
 
 use std::fmt::Write;
 
 use serde::Serialize;
-use vedette_aggregator_core::{Alarm, Evidence, IncidentState, LedgerEntry};
+use vedette_aggregator_core::{Alarm, Basis, Derivation, Evidence, IncidentState, LedgerEntry};
 
-use crate::store::{Incident, LedgerRow};
+use crate::store::{Incident, Label, LedgerRow};
 
 /// One incident, explained.
 #[derive(Clone, Debug, Serialize)]
@@ -21,10 +22,25 @@ pub struct Explanation {
     pub reason: String,
     /// What would have changed the decision.
     pub counterfactual: String,
+    /// What an operator says it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<Label>,
+    /// Each state that was decided, decided once more from what was stored; those that only time brought are left out.
+    pub derived: Vec<Derived>,
     /// Every state that it entered, the first first.
     pub states: Vec<Alarm>,
     /// Every decision not to notify, the first first.
     pub decisions: Vec<LedgerEntry>,
+}
+
+/// A state decided once more.
+#[derive(Clone, Debug, Serialize)]
+pub struct Derived {
+    /// The state's place among the states, from 0.
+    pub state: usize,
+    /// What came out.
+    #[serde(flatten)]
+    pub derivation: Derivation,
 }
 
 impl Explanation {
@@ -36,9 +52,13 @@ impl Explanation {
         id: &str,
         states: &[Incident],
         decisions: &[LedgerRow],
+        label: Option<Label>,
     ) -> Result<Option<Self>, serde_json::Error> {
         let read = |row: &Incident| serde_json::from_str::<Alarm>(&row.body);
+        let bases = states.iter().map(|row| row.basis.as_deref());
+        let bases: Vec<Option<&str>> = bases.collect();
         let states = states.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let derived = derive(&states, &bases)?;
         let read = |row: &LedgerRow| serde_json::from_str::<LedgerEntry>(&row.body);
         let decisions = decisions.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         // The state that was decided last says why; the end of an incident decides nothing.
@@ -49,6 +69,8 @@ impl Explanation {
             notified: states.iter().any(|alarm| alarm.state == IncidentState::Open),
             reason: decided.evidence.reason.clone(),
             counterfactual: decided.evidence.counterfactual.clone(),
+            label,
+            derived,
             states,
             decisions,
         }))
@@ -68,6 +90,11 @@ impl Explanation {
         let now = last.state.as_str();
         writeln!(out, "It is {now} since {}; the deviation began at {}.", last.at, last.started_at)?;
         writeln!(out, "Verdict {}, severity {}.", last.verdict.as_str(), last.severity.as_str())?;
+        if let Some(Label { label, author, comment, .. }) = &self.label {
+            let by = if author.is_empty() { "an operator" } else { author };
+            let why = if comment.is_empty() { String::new() } else { format!(": {comment}") };
+            writeln!(out, "Labelled {label} by {by}{why}.")?;
+        }
         let answer = if self.notified { "It notified" } else { "It did not notify" };
         writeln!(out, "\n{answer}, because {}.", self.reason.trim_end_matches('.'))?;
         if !self.counterfactual.is_empty() {
@@ -75,9 +102,12 @@ impl Explanation {
         }
         let decided = self.states.iter().rev().find(|alarm| alarm.state != IncidentState::Resolved);
         write_evidence(out, &decided.unwrap_or(last).evidence)?;
+        self.write_derived(out)?;
         writeln!(out, "\nStates")?;
         for alarm in &self.states {
-            writeln!(out, "  {}  {:<10}  {}", alarm.at, alarm.state.as_str(), alarm.evidence.reason)?;
+            let change = alarm.change.as_ref().map_or(String::new(), |change| format!("{change}; "));
+            let (state, severity) = (alarm.state.as_str(), alarm.severity.as_str());
+            writeln!(out, "  {}  {state:<10}  {severity:<8}  {change}{}", alarm.at, alarm.evidence.reason)?;
         }
         for (at, entry) in self.decisions.iter().enumerate() {
             if at == 0 {
@@ -87,6 +117,49 @@ impl Explanation {
         }
         Ok(())
     }
+}
+
+impl Explanation {
+    /// What came out when the decisions were taken again; of the last one, with whom the scope was compared.
+    fn write_derived(&self, out: &mut String) -> std::fmt::Result {
+        let Some(last) = self.derived.last() else {
+            return writeln!(out, "\nNothing is stored to decide it again from.");
+        };
+        if !last.derivation.compared.is_empty() {
+            writeln!(out, "\nCompared")?;
+        }
+        for compared in &last.derivation.compared {
+            let side = if compared.inside { "inside" } else { "peer  " };
+            let ratio = percent((compared.observed.max(0.0) / compared.expected.max(1e-9)).max(1e-9).ln());
+            writeln!(out, "  {side}  {} in {}: {ratio}", compared.stack, compared.region)?;
+        }
+        writeln!(out, "\nDecided again from what was stored")?;
+        for derived in &self.derived {
+            let Derivation { equal, differences, checked, .. } = &derived.derivation;
+            let at = self.states.get(derived.state).map_or_else(String::new, |alarm| alarm.at.to_string());
+            let said = if *equal {
+                "equal to the bit".into()
+            } else {
+                format!("DIFFERS: {}", differences.join("; "))
+            };
+            writeln!(out, "  {at}  {said} ({})", checked.join("; "))?;
+        }
+        match &last.derivation.counterfactual {
+            Some(counterfactual) => writeln!(out, "  tried: {counterfactual}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Decides each state once more that has a basis.
+fn derive(states: &[Alarm], bases: &[Option<&str>]) -> Result<Vec<Derived>, serde_json::Error> {
+    let mut derived = Vec::new();
+    for (state, (alarm, basis)) in states.iter().zip(bases).enumerate() {
+        let Some(basis) = basis else { continue };
+        let derivation = serde_json::from_str::<Basis>(basis)?.derive(alarm);
+        derived.push(Derived { state, derivation });
+    }
+    Ok(derived)
 }
 
 /// The numbers that decided, each with what it was held against.
@@ -128,6 +201,14 @@ fn write_evidence(out: &mut String, evidence: &Evidence) -> std::fmt::Result {
     if !evidence.calendar.is_empty() {
         writeln!(out, "  calendar: {}", evidence.calendar.join("; "))?;
     }
+    if let Some(sensitivity) = &evidence.sensitivity {
+        let (factor, target) = (sensitivity.factor, sensitivity.pages_per_week);
+        writeln!(out, "  sensitivity: {factor:.2} times the usual is asked, for {target} pages a week")?;
+    }
+    if let Some(suppressor) = &evidence.suppressor {
+        let until = suppressor.until.map_or_else(String::new, |until| format!(" until {until}"));
+        writeln!(out, "  held back by {}{until}", suppressor.name)?;
+    }
     Ok(())
 }
 
@@ -154,7 +235,14 @@ mod tests {
             "scope": {"region": ["uk"], "device": [], "stack": ["playback"]}, "summary": "playback in uk is down",
             "evidence": evidence, "series": [],
         });
-        Incident { number, id: "01J".into(), state: state.into(), written_ms: 0, body: body.to_string() }
+        Incident {
+            number,
+            id: "01J".into(),
+            state: state.into(),
+            written_ms: 0,
+            body: body.to_string(),
+            basis: None,
+        }
     }
 
     #[test]
@@ -164,7 +252,7 @@ mod tests {
             state(2, "open", "errors are raised inside"),
             state(3, "resolved", "back to expectation"),
         ];
-        let explained = Explanation::new("01J", &states, &[]).unwrap().unwrap();
+        let explained = Explanation::new("01J", &states, &[], None).unwrap().unwrap();
         assert!(explained.notified);
         assert_eq!(explained.reason, "errors are raised inside");
         let text = explained.to_text();
@@ -181,15 +269,15 @@ mod tests {
     #[test]
     fn what_only_was_held_back_did_not_notify() {
         let states = [state(1, "suppressed", "all stacks share it"), state(2, "resolved", "over")];
-        let explained = Explanation::new("01J", &states, &[]).unwrap().unwrap();
+        let explained = Explanation::new("01J", &states, &[], None).unwrap().unwrap();
         assert!(!explained.notified);
         assert!(explained.to_text().contains("It did not notify, because all stacks share it."));
     }
 
     #[test]
     fn nothing_known_and_foreign_records_are_told_apart() {
-        assert!(Explanation::new("01J", &[], &[]).unwrap().is_none());
+        assert!(Explanation::new("01J", &[], &[], None).unwrap().is_none());
         let broken = Incident { body: "{}".into(), ..state(1, "open", "") };
-        assert!(Explanation::new("01J", &[broken], &[]).is_err());
+        assert!(Explanation::new("01J", &[broken], &[], None).is_err());
     }
 }

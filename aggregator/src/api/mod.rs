@@ -157,32 +157,49 @@ async fn incidents(State(desk): State<Desk>, Query(filter): Query<Filter>) -> An
     let picture = desk.picture();
     let all = picture.open.iter().chain(&picture.suppressed).chain(&picture.resolved);
     let found: Vec<&IncidentView> = all.filter(|view| filter.takes(view)).collect();
+    let labels = desk.store.with(|store| store.labels()).await??;
+    let labelled = |view: &IncidentView| {
+        let mut object = serde_json::to_value(view)?;
+        object["label"] = serde_json::to_value(labels.get(&view.alarm.id))?;
+        Ok::<_, serde_json::Error>(object)
+    };
+    let found = found.into_iter().map(labelled).collect::<Result<Vec<_>, _>>()?;
     Ok(answer(StatusCode::OK, &json!({ "incidents": found })))
 }
 
 async fn ended(State(desk): State<Desk>) -> Answer {
-    let rows = desk.store.with(|store| store.ended_incidents(ROWS_MAX)).await??;
+    let read = |store: &mut crate::store::Store| {
+        Ok::<_, StoreError>((store.ended_incidents(ROWS_MAX)?, store.labels()?))
+    };
+    let (rows, labels) = desk.store.with(read).await??;
     let read = |(row, notified): &(crate::store::Incident, bool)| {
-        serde_json::from_str::<Value>(&row.body).map(|alarm| json!({ "alarm": alarm, "notified": notified }))
+        let label = labels.get(&row.id);
+        serde_json::from_str::<Value>(&row.body)
+            .map(|alarm| json!({ "alarm": alarm, "notified": notified, "label": label }))
     };
     let incidents = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     Ok(answer(StatusCode::OK, &json!({ "incidents": incidents })))
 }
 
 async fn incident(State(desk): State<Desk>, Path(id): Path<String>) -> Answer {
-    let rows = desk.store.with(move |store| store.incident(&id)).await??;
+    let read = move |store: &mut crate::store::Store| {
+        Ok::<_, StoreError>((store.incident(&id)?, store.labels()?.remove(&id)))
+    };
+    let (rows, label) = desk.store.with(read).await??;
     let states = rows.iter().map(|row| serde_json::from_str(&row.body)).collect::<Result<Vec<Value>, _>>()?;
     let last = states.last().cloned().ok_or_else(|| Refusal::no_such("incident"))?;
-    Ok(answer(StatusCode::OK, &json!({ "incident": last, "states": states })))
+    Ok(answer(StatusCode::OK, &json!({ "incident": last, "states": states, "label": label })))
 }
 
 async fn explained(State(desk): State<Desk>, Path(id): Path<String>) -> Answer {
     let wanted = id.clone();
     let read = move |store: &mut crate::store::Store| {
-        Ok::<_, StoreError>((store.incident(&wanted)?, store.ledger(&wanted)?))
+        let label = store.labels()?.remove(&wanted);
+        Ok::<_, StoreError>((store.incident(&wanted)?, store.ledger(&wanted)?, label))
     };
-    let (states, ledger) = desk.store.with(read).await??;
-    let explanation = Explanation::new(&id, &states, &ledger)?.ok_or_else(|| Refusal::no_such("incident"))?;
+    let (states, ledger, label) = desk.store.with(read).await??;
+    let explanation =
+        Explanation::new(&id, &states, &ledger, label)?.ok_or_else(|| Refusal::no_such("incident"))?;
     Ok(answer(StatusCode::OK, &explanation))
 }
 

@@ -1,6 +1,6 @@
 //! `explain`: why an incident did or did not notify, from the store, whether an aggregator runs or not.
-//! It must never judge anew; it shows what was recorded. The hard case is an incident that changed its mind: every state and decision is told
-//! in order.
+//! It must never answer from memory alone: each decision is taken again from what was stored, and a difference is an error (exit code 1). The
+//! hard case is an incident that changed its mind: every state and decision is told in order.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -29,11 +29,15 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let store = Store::open(&StateFolder::open(&config.state_dir)?)?;
     let states = store.incident(&arguments.id)?;
     let ledger = store.ledger(&arguments.id)?;
-    let Some(explanation) = Explanation::new(&arguments.id, &states, &ledger)? else {
+    let label = store.labels()?.remove(&arguments.id);
+    let Some(explanation) = Explanation::new(&arguments.id, &states, &ledger, label)? else {
         bail!("there is no incident `{}` in {}", arguments.id, config.state_dir.display());
     };
     let text =
         if arguments.json { serde_json::to_string_pretty(&explanation)? } else { explanation.to_text() };
     writeln!(std::io::stdout(), "{}", text.trim_end())?;
+    if explanation.derived.iter().any(|derived| !derived.derivation.equal) {
+        bail!("a decision does not come out again from what was stored of it: see above");
+    }
     Ok(())
 }

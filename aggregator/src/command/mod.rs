@@ -7,6 +7,7 @@ mod ca;
 mod calendar;
 mod check;
 mod explain;
+mod label;
 mod replay;
 mod run;
 mod silence;
@@ -37,6 +38,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Say why an incident did or did not notify.
     Explain(explain::Arguments),
+    /// Say what an incident was.
+    Label(label::Arguments),
     /// Hold back notifications for a while.
     #[command(subcommand)]
     Silence(silence::Command),
@@ -67,6 +70,7 @@ pub(crate) fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Label(arguments) => label::run(arguments),
         Command::Silence(command) => silence::run(command),
         Command::Calendar(command) => calendar::run(command),
         Command::Token(command) => token::run(command),

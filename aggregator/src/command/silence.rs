@@ -48,10 +48,16 @@ pub(super) struct Add {
     stack: Vec<String>,
     /// How long: a number and s, m, h or d.
     #[arg(long = "for", value_name = "DURATION", value_parser = super::token::parse_duration)]
-    duration: Duration,
-    /// Who orders it.
-    #[arg(long, default_value = "")]
-    author: String,
+    duration: Option<Duration>,
+    /// When it begins, as 2026-03-09T20:15:00Z; without it, now.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    from: Option<WallMs>,
+    /// When it ends, in place of how long it lasts.
+    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "duration", required_unless_present = "duration")]
+    until: Option<WallMs>,
+    /// Who orders it; without one, the user who runs this.
+    #[arg(long)]
+    author: Option<String>,
     /// Why.
     #[arg(long)]
     comment: String,
@@ -78,23 +84,37 @@ pub(super) fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
+/// A time as RFC 3339 writes it, in any zone.
+fn parse_time(text: &str) -> Result<WallMs, String> {
+    let time = chrono::DateTime::parse_from_rfc3339(text);
+    time.map(|time| WallMs(time.timestamp_millis()))
+        .map_err(|error| format!("{error}: write it as 2026-03-09T20:15:00Z"))
+}
+
 fn store(place: &Place) -> anyhow::Result<Store> {
     let config = Config::load(place.config.as_deref())?;
     Ok(Store::open(&StateFolder::open(&config.state_dir)?)?)
 }
 
 fn add_silence(add: Add) -> anyhow::Result<()> {
-    if add.duration > SILENCE_MAX {
+    let now = unix_ms(SystemTime::now());
+    let from = add.from.map_or(now, |from| from.0);
+    let until = match (add.until, add.duration) {
+        (Some(until), _) => until.0,
+        (None, lasts) => from.saturating_add(i64::try_from(lasts.unwrap_or_default().as_millis())?),
+    };
+    if until <= from.max(now) {
+        bail!("the silence is over before it begins, or already");
+    }
+    if until - from > i64::try_from(SILENCE_MAX.as_millis())? {
         bail!("a silence lasts at most {} days", SILENCE_MAX.as_secs() / 86_400);
     }
-    let from = unix_ms(SystemTime::now());
-    let until = from.saturating_add(i64::try_from(add.duration.as_millis())?);
     let silence = Silence {
-        id: format!("silence-{from}"),
+        id: format!("silence-{now}"),
         scope: Scope { region: add.region, device: add.device, stack: add.stack },
         from: WallMs(from),
         until: WallMs(until),
-        author: add.author,
+        author: super::label::author(add.author),
         comment: add.comment,
     };
     let number = store(&add.place)?.add_silence(until, &serde_json::to_string(&silence)?)?;

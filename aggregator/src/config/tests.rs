@@ -103,3 +103,22 @@ fn worst_case_memory_follows_the_limits() {
     let after: u64 = config.memory().iter().map(Memory::bytes).sum();
     assert!(after > before);
 }
+
+#[test]
+fn the_life_of_incidents_is_read_and_its_mistakes_are_named() {
+    let good = "[incidents]\nquiet_s = 60\nextension_s = 0\n[calendar]\nmaintenance_classes = [\"deploy\"]\n\
+                [regions.uk]\npages_per_week = 2.5\n";
+    let settings = Config::parse(Path::new("a.toml"), good).expect("valid").core_settings();
+    assert_eq!((settings.lifecycle.quiet_ms, settings.lifecycle.extension_ms), (60_000, 0));
+    assert!(settings.maintenance_classes.contains("deploy"));
+    assert_eq!(settings.pages_per_week["uk"], 2.5);
+    assert_eq!(Config::default().core_settings().lifecycle, vedette_aggregator_core::Lifecycle::default());
+    let bad = "[incidents]\nhold_s = 90000\n[calendar]\nmaintenance_classes = [\"\"]\n[regions.uk]\npages_per_week = 0\n";
+    let errors = errors(bad);
+    assert_eq!(errors[0], "fleet.toml:2: incidents.hold_s: 90000 is out of range: 0 to 86400");
+    assert!(
+        errors[1].starts_with("fleet.toml:4: calendar.maintenance_classes: names an empty class"),
+        "{errors:?}"
+    );
+    assert_eq!(errors[2], "fleet.toml:6: regions.uk.pages_per_week: 0 is out of range: 0.1 to 1000");
+}

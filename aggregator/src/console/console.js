@@ -53,6 +53,20 @@ function scope(alarm) {
   return [part(alarm.scope.region, "all regions"), part(alarm.scope.device, "all devices"), part(alarm.scope.stack, "all stacks")].join(" · ");
 }
 
+// What holds an incident back besides its numbers, and for how long.
+function until(suppressor) {
+  if (!suppressor) return "";
+  const by = { event: "event", maintenance: "maintenance", silence: "silence" }[suppressor.kind] + " " + suppressor.name;
+  if (!suppressor.until) return by;
+  const left = Date.parse(suppressor.until) - Date.now();
+  return by + (left > 0 ? ", another " + ago(suppressor.until) : ", until " + suppressor.until);
+}
+
+function asked(sensitivity) {
+  if (!sensitivity) return "";
+  return sensitivity.factor.toFixed(1) + " times the usual is asked, for " + sensitivity.pages_per_week + " pages a week";
+}
+
 function incident(view) {
   const alarm = view.alarm;
   const severity = alarm.state === "open" ? alarm.severity : "";
@@ -66,10 +80,16 @@ function incident(view) {
   since.title = at;
   const badge = alarm.state === "open" ? element("span", "badge " + severity, severity) : element("span", "badge calm", words(alarm.verdict));
   const notified = over ? element("span", view.notified ? "badge warning" : "badge", view.notified ? "notified" : "held back") : null;
+  const label = view.label ? element("span", "badge label", "labelled " + view.label.label) : null;
+  if (label) label.title = [view.label.author, view.label.comment].filter(Boolean).join(": ");
+  const returns = alarm.returns ? element("span", "badge", "came back " + (alarm.returns > 1 ? alarm.returns + " times" : "once")) : null;
   const card = element("article", "card " + severity, element("h3", "", alarm.summary));
-  const parts = [notified, badge, since, element("span", "", scope(alarm)), id];
+  const parts = [notified, badge, label, returns, since, element("span", "", scope(alarm)), id];
   card.append(element("div", "meta", ...parts.filter((part) => part !== null)));
   if (alarm.evidence.reason) card.append(element("p", "why", alarm.evidence.reason));
+  const notes = [!over && alarm.change, !over && until(alarm.evidence.suppressor), asked(alarm.evidence.sensitivity), alarm.split_from && "split from " + alarm.split_from];
+  const said = notes.filter(Boolean).join(" · ");
+  if (said) card.append(element("p", "note", said));
   return card;
 }
 

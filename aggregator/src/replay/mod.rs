@@ -14,7 +14,9 @@ use std::io::Write;
 use chrono_tz::Tz;
 use serde::Serialize;
 use vedette_agent_core::parse::Precision;
-use vedette_aggregator_core::{Aggregator, AllowedRegions, Effect, IncidentState, ScheduleEntry};
+use vedette_aggregator_core::{
+    Aggregator, Alarm, AllowedRegions, Basis, Effect, IncidentState, ScheduleEntry,
+};
 use vedette_common::wire::Summary;
 use vedette_common::{BootId, Lane, MonoMs, Now, RecordKey, Sequence, WallMs};
 
@@ -51,6 +53,10 @@ pub struct Report {
     pub paged: u64,
     /// Incidents that never did.
     pub suppressed: u64,
+    /// Decisions, and those that came out again, to the bit, from what `run` would have stored of them.
+    pub decisions: u64,
+    /// See `decisions`.
+    pub decisions_derived: u64,
     /// Calendar entries that could be read.
     pub calendar_entries: u64,
     /// Calendar entries that could not.
@@ -87,6 +93,9 @@ pub struct Replay<'c> {
     summary: Box<Summary>,
     dropped: BTreeMap<&'static str, u64>,
     incidents: BTreeMap<String, Course>,
+    /// The state told last, and how many decisions there were and came out again.
+    told: Option<Box<Alarm>>,
+    decisions: (u64, u64),
     first: Option<WallMs>,
     now: WallMs,
     next_wake: Option<WallMs>,
@@ -112,6 +121,8 @@ impl<'c> Replay<'c> {
             summary: Box::new(Summary::new(key, WallMs(0), config.replay.window_ms)),
             dropped: BTreeMap::new(),
             incidents: BTreeMap::new(),
+            told: None,
+            decisions: (0, 0),
             first: None,
             now: WallMs(i64::MIN),
             next_wake: None,
@@ -163,6 +174,8 @@ impl<'c> Replay<'c> {
         let mut report = Report {
             dropped: self.dropped.clone(),
             windows: self.core.counts().windows_judged,
+            decisions: self.decisions.0,
+            decisions_derived: self.decisions.1,
             calendar_entries: self.calendar.len() as u64,
             seconds: span_ms as f64 / 1000.0,
             ..Report::default()
@@ -238,16 +251,30 @@ impl<'c> Replay<'c> {
             match effect {
                 Effect::Incident(alarm) => {
                     write_line(&mut self.outputs.alarms, &alarm)?;
-                    let course =
-                        self.incidents.entry(alarm.id).or_insert(Course { state: alarm.state, paged: false });
+                    let course = self
+                        .incidents
+                        .entry(alarm.id.clone())
+                        .or_insert(Course { state: alarm.state, paged: false });
                     course.state = alarm.state;
                     course.paged |= alarm.state == IncidentState::Open;
+                    self.told = Some(alarm);
                 }
                 Effect::Ledger(entry) => write_line(&mut self.outputs.ledger, &entry)?,
+                Effect::Basis(basis) => self.derive(&basis)?,
                 Effect::Refuse { reason, .. } => *self.dropped.entry(reason.as_str()).or_default() += 1,
                 Effect::Acknowledge { .. } => {}
             }
         }
+        Ok(())
+    }
+
+    /// Decides once more what was told just before, from its basis as it would be stored.
+    fn derive(&mut self, basis: &Basis) -> std::io::Result<()> {
+        let Some(told) = self.told.take() else { return Ok(()) };
+        let stored: Basis = serde_json::from_slice(&serde_json::to_vec(basis)?)?;
+        let told: Alarm = serde_json::from_slice(&serde_json::to_vec(&told)?)?;
+        self.decisions.0 += 1;
+        self.decisions.1 += u64::from(stored.derive(&told).equal);
         Ok(())
     }
 

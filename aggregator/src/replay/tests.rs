@@ -123,6 +123,8 @@ fn twice_the_same_bytes_and_a_malfunction_pages() {
     let opened: Vec<&str> = alarms.lines().filter(|line| line.contains(r#""state":"open""#)).collect();
     assert!(opened.iter().any(|line| line.contains(r#""region":["uk"]"#) && line.contains("tv")), "{alarms}");
     assert!(report.paged >= 1);
+    assert!(report.decisions >= report.paged);
+    assert_eq!(report.decisions_derived, report.decisions, "each comes out again from its basis");
 }
 
 #[test]

@@ -16,6 +16,8 @@ pub struct StoredState {
     pub state: String,
     /// The alarm object as JSON.
     pub body: String,
+    /// What it was decided from, as JSON; none where only time has passed.
+    pub basis: Option<String>,
     /// The notifiers that are to be told.
     pub notified: Vec<Notified>,
 }
@@ -113,8 +115,10 @@ fn insert_state(
     dropped: &mut Vec<(String, u64)>,
 ) -> rusqlite::Result<()> {
     transaction
-        .prepare_cached("INSERT INTO incidents (id, state, written_ms, body) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![state.id, state.state, now_ms, state.body])?;
+        .prepare_cached(
+            "INSERT INTO incidents (id, state, written_ms, body, basis) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![state.id, state.state, now_ms, state.body, state.basis])?;
     let number = transaction.last_insert_rowid();
     let opened = was_opened(transaction, &state.id)?;
     let key = format!("{}-{}-{number}", state.id, state.state);

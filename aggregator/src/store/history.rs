@@ -18,6 +18,8 @@ pub struct Incident {
     pub written_ms: UnixMs,
     /// The alarm object as JSON, exactly as notifiers get it.
     pub body: String,
+    /// What the state was decided from, as JSON, where it was asked for and there is something.
+    pub basis: Option<String>,
 }
 
 /// One decision not to notify.
@@ -33,7 +35,8 @@ pub struct LedgerRow {
     pub body: String,
 }
 
-const INCIDENT_COLUMNS: &str = "number, id, state, written_ms, body";
+/// Without the basis, which is large and wanted for one incident at a time.
+const INCIDENT_COLUMNS: &str = "number, id, state, written_ms, body, NULL";
 const LEDGER_COLUMNS: &str = "number, id, written_ms, body";
 
 impl Store {
@@ -42,8 +45,9 @@ impl Store {
     /// # Errors
     /// What SQLite says.
     pub fn incident(&self, id: &str) -> Result<Vec<Incident>, StoreError> {
-        let sql = format!("SELECT {INCIDENT_COLUMNS} FROM incidents WHERE id = ?1 ORDER BY number");
-        let mut statement = self.connection.prepare_cached(&sql)?;
+        let sql =
+            "SELECT number, id, state, written_ms, body, basis FROM incidents WHERE id = ?1 ORDER BY number";
+        let mut statement = self.connection.prepare_cached(sql)?;
         let rows = statement.query_map([id], incident_row)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -88,7 +92,7 @@ impl Store {
              (SELECT max(number) FROM incidents GROUP BY id) ORDER BY number DESC LIMIT ?1"
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
-        let rows = statement.query_map([row_limit(limit)], |row| Ok((incident_row(row)?, row.get(5)?)))?;
+        let rows = statement.query_map([row_limit(limit)], |row| Ok((incident_row(row)?, row.get(6)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -126,6 +130,7 @@ impl Store {
         )?;
         let ledger =
             self.connection.execute("DELETE FROM ledger WHERE written_ms < ?1", params![before_ms])?;
+        self.connection.execute("DELETE FROM labels WHERE id NOT IN (SELECT id FROM incidents)", [])?;
         Ok(incidents + ledger)
     }
 }
@@ -141,6 +146,7 @@ fn incident_row(row: &Row<'_>) -> rusqlite::Result<Incident> {
         state: row.get(2)?,
         written_ms: row.get(3)?,
         body: row.get(4)?,
+        basis: row.get(5)?,
     })
 }
 

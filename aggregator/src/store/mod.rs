@@ -18,7 +18,7 @@ use rusqlite::Connection;
 
 pub use commit::{Batch, Notified, StoredPart, StoredState};
 pub use history::{Incident, LedgerRow};
-pub use operations::{CalendarFile, SilenceRow, Versions};
+pub use operations::{CalendarFile, Label, SilenceRow, Versions};
 pub use outbox::{Delivery, Outcome};
 pub use thread::{StoreClosed, StoreHandle, StoreThread};
 pub use tokens::{EnrolledAgent, Grant, NewToken, TokenError};

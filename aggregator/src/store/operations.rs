@@ -1,7 +1,10 @@
-//! What operators put in: calendars and silences, written by other processes beside a running aggregator.
+//! What operators put in: calendars, silences and labels, written by other processes beside a running aggregator.
 //! It must never interpret them. The hard case is noticing a change without a signal: each write moves a version that the run loop looks at.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{TransactionBehavior, params};
+use serde::Serialize;
 
 use super::{Store, StoreError, UnixMs};
 
@@ -23,6 +26,19 @@ pub struct SilenceRow {
     pub until_ms: UnixMs,
     /// What it silences, as JSON.
     pub body: String,
+}
+
+/// What an operator said of an incident.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Label {
+    /// `real`, `external` or `noise`.
+    pub label: String,
+    /// Who said it.
+    pub author: String,
+    /// Why; may be empty.
+    pub comment: String,
+    /// When, Unix milliseconds.
+    pub written_ms: UnixMs,
 }
 
 /// Move whenever the thing changes.
@@ -105,6 +121,33 @@ impl Store {
         )?;
         let rows = statement.query_map([now_ms], |row| {
             Ok(SilenceRow { number: row.get(0)?, until_ms: row.get(1)?, body: row.get(2)? })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Says of the incident `id` what it was, in place of what was said before; false when there is no such incident.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn put_label(&mut self, id: &str, label: &Label) -> Result<bool, StoreError> {
+        let rows = self.connection.execute(
+            "INSERT OR REPLACE INTO labels (id, label, author, comment, written_ms)
+             SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM incidents WHERE id = ?1)",
+            params![id, label.label, label.author, label.comment, label.written_ms],
+        )?;
+        Ok(rows > 0)
+    }
+
+    /// What was said of incidents, by id: at most one label for each incident that is kept.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn labels(&self) -> Result<BTreeMap<String, Label>, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT id, label, author, comment, written_ms FROM labels")?;
+        let rows = statement.query_map([], |row| {
+            let (label, author, comment) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            Ok((row.get(0)?, Label { label, author, comment, written_ms: row.get(4)? }))
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }

@@ -78,6 +78,17 @@ const STEPS: &[&str] = &["
         version INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     INSERT INTO versions (name, version) VALUES ('calendars', 0), ('silences', 0);
+", "
+    -- What each state was decided from, so that it can be decided again.
+    ALTER TABLE incidents ADD COLUMN basis TEXT;
+    -- What operators say an incident was; the latest word holds.
+    CREATE TABLE labels (
+        id TEXT PRIMARY KEY,
+        label TEXT NOT NULL,
+        author TEXT NOT NULL,
+        comment TEXT NOT NULL,
+        written_ms INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 "];
 
 /// Brings the schema up to date.

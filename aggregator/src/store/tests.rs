@@ -17,6 +17,7 @@ fn state(id: &str, state: &str, once_opened: bool) -> StoredState {
         id: id.to_owned(),
         state: state.to_owned(),
         body: format!("{{\"id\":\"{id}\",\"state\":\"{state}\"}}"),
+        basis: None,
         notified: vec![Notified { notifier: "webhook.ops".to_owned(), once_opened }],
     }
 }
@@ -150,4 +151,40 @@ fn operators_changes_move_versions() {
     assert_eq!(here.silences(9).unwrap()[0].number, number);
     assert_eq!(here.silences(10).unwrap(), [], "over");
     assert!(here.remove_silence(number).unwrap() && !here.remove_silence(number).unwrap());
+}
+
+#[test]
+fn a_database_of_the_first_version_is_brought_up_to_date_with_all_it_holds() {
+    let base = tempfile::tempdir().unwrap();
+    let store = open(base.path());
+    store.connection.execute_batch("DROP TABLE labels; ALTER TABLE incidents DROP COLUMN basis;").unwrap();
+    let old = "INSERT INTO incidents (id, state, written_ms, body) VALUES ('OLD', 'open', 1, '{}')";
+    store.connection.execute_batch(old).unwrap();
+    store.connection.pragma_update(None, "user_version", 1).unwrap();
+    drop(store);
+    let store = open(base.path());
+    let kept = store.incident("OLD").unwrap();
+    assert_eq!((kept.len(), &kept[0].basis), (1, &None));
+    assert!(store.labels().unwrap().is_empty());
+}
+
+#[test]
+fn the_latest_label_of_an_incident_holds_and_goes_with_it() {
+    let base = tempfile::tempdir().unwrap();
+    let mut store = open(base.path());
+    let label = |label: &str| Label {
+        label: label.into(),
+        author: "ada".into(),
+        comment: "a release".into(),
+        written_ms: 7,
+    };
+    assert!(!store.put_label("NONE", &label("real")).unwrap(), "no such incident");
+    let basis = StoredState { basis: Some("{}".into()), ..state("X", "open", false) };
+    let states = vec![basis, state("X", "resolved", false)];
+    store.commit(&Batch { states, ..Batch::default() }, 5, 10).unwrap();
+    assert_eq!(store.incident("X").unwrap()[0].basis.as_deref(), Some("{}"));
+    assert!(store.put_label("X", &label("noise")).unwrap() && store.put_label("X", &label("real")).unwrap());
+    assert_eq!(store.labels().unwrap()["X"], label("real"));
+    store.forget_history(6).unwrap();
+    assert!(store.labels().unwrap().is_empty());
 }

@@ -71,6 +71,7 @@ async fn enter(service: &Service, routes: &Routes, id: &str, state: IncidentStat
         id: id.to_owned(),
         state: state.as_str().to_owned(),
         body: alarm(id, state, at),
+        basis: None,
         notified: routes.notified(state),
     };
     let now_ms = crate::agent::now().0;

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use vedette_aggregator::run::Service;
+use vedette_aggregator::store::{Batch, StoredState};
 use vedette_common::WallMs;
 use vedette_common::wire::{self, F24, RollUp, Summary};
 
@@ -73,6 +74,50 @@ fn config_file(folder: &Path) -> PathBuf {
     file
 }
 
+/// What the program says, and its exit code.
+fn ask(folder: &Path, args: &[&str]) -> (String, Option<i32>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vedette-aggregator"));
+    let output = command.args(args).arg("--config").arg(config_file(folder)).output().unwrap();
+    (String::from_utf8(output.stdout).unwrap(), output.status.code())
+}
+
+/// Labels the incident, has it explained, and changes a bit of what one of its decisions was taken from.
+async fn label_and_explain(folder: &Path, service: &Service, id: &str) {
+    assert_eq!(ask(folder, &["label", "NONE", "real"]).1, Some(1), "no such incident");
+    assert_eq!(ask(folder, &["label", id, "wrong"]).1, Some(2), "no such label");
+    order(folder, &["label", id, "noise", "--author", "anna"]);
+    assert_eq!(
+        order(folder, &["label", id, "real", "--author", "anna", "--comment", "it was"]),
+        format!("{id}: real")
+    );
+    let text = order(folder, &["explain", id]);
+    assert!(text.contains("Labelled real by anna: it was."), "{text}");
+    assert!(text.contains("equal to the bit") && !text.contains("DIFFERS"), "{text}");
+    assert!(
+        text.contains("peer    browse in uk") && text.contains("tried: had browse and search deviated"),
+        "{text}"
+    );
+
+    let wanted = id.to_owned();
+    let states = service.store().with(move |store| store.incident(&wanted)).await.unwrap().unwrap();
+    let opened = states.iter().find(|state| state.state == "open").unwrap();
+    let mut basis: serde_json::Value = serde_json::from_str(opened.basis.as_ref().unwrap()).unwrap();
+    let cells = basis["grounds"]["cells"].as_array_mut().unwrap();
+    let observed = &mut cells.iter_mut().find(|cell| cell["inside"] == true).unwrap()["observed"];
+    *observed = f64::from_bits(observed.as_f64().unwrap().to_bits() ^ (1 << 44)).into();
+    let changed = StoredState {
+        id: id.to_owned(),
+        state: "open".into(),
+        body: opened.body.clone(),
+        basis: Some(basis.to_string()),
+        notified: Vec::new(),
+    };
+    let batch = Batch { states: vec![changed], ..Batch::default() };
+    service.store().with(move |store| store.commit(&batch, 1, 10)).await.unwrap().unwrap();
+    let (text, code) = ask(folder, &["explain", id]);
+    assert!(text.contains("DIFFERS: ") && code == Some(1), "{text}");
+}
+
 /// The states that incidents entered, oldest first: id, state and reason.
 async fn states(service: &Service) -> Vec<(String, String, String)> {
     let found = service.store().with(|store| store.latest_incidents(10)).await.unwrap().unwrap();
@@ -125,5 +170,6 @@ async fn a_silence_holds_back_while_it_lasts_and_no_longer() {
     let told = states(&service).await;
     assert_eq!(told.len(), 2, "{told:?}");
     assert_eq!(told[0].0, told[1].0, "the same incident");
+    label_and_explain(folder.path(), &service, &told[0].0).await;
     service.stop().await.unwrap();
 }

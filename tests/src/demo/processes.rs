@@ -134,7 +134,7 @@ fn aggregator_config(play: &Play, folder: &Path, quic: SocketAddr, console: Sock
     let state: PathBuf = folder.join("aggregator");
     format!(
         "state_dir = {state:?}\n\n[listen]\nquic = \"{quic}\"\nhttp = \"{console}\"\n\n\
-         [judge]\nlateness_ms = {}\nsilent_after_s = 30\n\n[log]\nlevel = \"warn\"\n\n{}",
+         [judge]\nlateness_ms = {}\nsilent_after_s = 30\n\n[incidents]\nquiet_s = 4\nflap_s = 24\nextension_s = 20\n\n[log]\nlevel = \"warn\"\n\n{}",
         WINDOW_MS,
         files::config(&play.fleet)
     )

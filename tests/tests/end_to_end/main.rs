@@ -66,6 +66,7 @@ fn explained(stage: &Stage, id: &str) {
     let text = stage.aggregator_says(&["explain", id]);
     assert!(text.contains("playback") && text.contains("uk"), "{text}");
     assert!(text.contains("browse"), "the peers that were compared are named: {text}");
+    assert!(text.contains("equal to the bit") && !text.contains("DIFFERS"), "{text}");
 }
 
 /// Alertmanager itself must know of the incident, not only have been told.
