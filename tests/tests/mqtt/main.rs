@@ -7,6 +7,7 @@
 mod stage;
 
 use stage::{Session, Stage};
+use vedette_tests::fleet::random::Random;
 use vedette_tests::rig::eventually;
 
 #[test]
@@ -71,6 +72,69 @@ fn certificates_of_the_aggregator_open_the_broker_when_quic_fails() {
         drained(&stage, 2);
         stage.stop();
     }
+}
+
+/// Each of the three is killed at random, and then what counts over all processes is asked: nothing was given up, everything is
+/// delivered, and what is made after the last kill is applied once. More kills, other moments:
+/// `VEDETTE_CHAOS_KILLS=300 VEDETTE_CHAOS_SEED=7 cargo test -p vedette-tests --test mqtt -- random_kills`.
+#[test]
+fn nothing_is_lost_through_random_kills_of_all_three() {
+    let number = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    let (kills, seed) = (number("VEDETTE_CHAOS_KILLS", 6), number("VEDETTE_CHAOS_SEED", 1));
+    let mut random = Random::new(seed, "chaos");
+    let mut stage = Stage::set("5");
+    stage.send(20);
+    drained(&stage, 2);
+    for kill in 1..=kills {
+        live(&stage, random.index(3) as u64);
+        match random.index(4) {
+            0 => {
+                stage.kill_agent();
+                stage.start_agent();
+            }
+            1 => {
+                stage.kill_aggregator();
+                live(&stage, random.index(3) as u64);
+                stage.start_aggregator();
+            }
+            which => {
+                stage.kill_broker();
+                live(&stage, random.index(3) as u64);
+                let has_database = which == 2 && stage.broker_has_database();
+                stage.start_broker(if has_database { Session::Kept } else { Session::Lost });
+            }
+        }
+        assert_eq!(stage.agent("vedette_agent_records_dropped_total"), 0, "kill {kill} of seed {seed}");
+    }
+    eventually("an empty spool", 180, || (stage.spooled() == 0).then_some(()));
+    assert_eq!(stage.missing(), 0, "seed {seed}");
+    applied_once_from_now_on(&stage);
+    stage.stop();
+}
+
+/// Lets the agent make `records` more.
+fn live(stage: &Stage, records: u64) {
+    let before = stage.made();
+    eventually("more records", 30, || {
+        stage.send(1);
+        (stage.made() >= before + records).then_some(())
+    });
+}
+
+/// What is made from here on is applied once, as the counts of both processes say.
+fn applied_once_from_now_on(stage: &Stage) {
+    let calm = || {
+        let made = stage.made();
+        let applied = stage.aggregator("core_summaries_total");
+        (stage.spooled() == 0 && made == stage.made()).then_some((made, applied))
+    };
+    let (made, applied) = eventually("a quiet moment", 30, calm);
+    live(stage, 5);
+    eventually("as many applied as made", 60, || {
+        let (made_now, applied_now) = calm()?;
+        assert!(applied_now - applied <= made_now - made + 1, "applied more than was made");
+        (applied_now - applied == made_now - made).then_some(())
+    });
 }
 
 /// Waits until at least `least` records were made and all of them are delivered, each applied once.

@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
-use vedette_tests::rig::{Process, eventually, free_address, get, program};
+use vedette_tests::rig::{Process, eventually, free_address, get, get_json, program};
 
 const MOSQUITTO: &str = "/usr/sbin/mosquitto";
 
@@ -140,6 +140,11 @@ impl Stage {
         eventually("the broker", 10, || TcpStream::connect(self.broker_address).ok());
     }
 
+    /// Whether the broker has ever written its database.
+    pub(crate) fn broker_has_database(&self) -> bool {
+        self.folder.path().join("mosquitto.db").exists()
+    }
+
     pub(crate) fn kill_broker(&mut self) {
         self.broker.take().unwrap().kill();
     }
@@ -151,6 +156,10 @@ impl Stage {
 
     pub(crate) fn kill_aggregator(&mut self) {
         self.aggregator.take().unwrap().kill();
+    }
+
+    pub(crate) fn kill_agent(&mut self) {
+        self.agent.take().unwrap().kill();
     }
 
     pub(crate) fn start_agent(&mut self) {
@@ -186,6 +195,12 @@ impl Stage {
     /// The sum of a metric of the aggregator, without its prefix, over its labels.
     pub(crate) fn aggregator(&self, name: &str) -> u64 {
         sum(self.http, &format!("vedette_aggregator_{name}"))
+    }
+
+    /// Records that the aggregator was told would never come, over all its processes: from its store.
+    pub(crate) fn missing(&self) -> u64 {
+        let agents = eventually("the agents in the API", 30, || get_json(self.http, "/api/v1/agents"));
+        agents["agents"].as_array().into_iter().flatten().filter_map(|agent| agent["missing"].as_u64()).sum()
     }
 
     pub(crate) fn made(&self) -> u64 {
