@@ -241,8 +241,9 @@ impl Order {
 
     fn next(&mut self) -> usize {
         loop {
-            let step = self.state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-            self.state = step & self.mask;
+            // Only bits below the mask count, so a narrow machine's half of the constants gives the same order.
+            let (factor, summand) = (0x5851_f42d_4c95_7f2d_u64 as usize, 0x1405_7b7e_f767_814f_u64 as usize);
+            self.state = self.state.wrapping_mul(factor).wrapping_add(summand) & self.mask;
             // The low bits of such a generator alternate; mixing them keeps the order a permutation.
             let mixed = (self.state ^ self.state >> 7).wrapping_mul(0x9e37_79b9) & self.mask;
             if mixed < self.length {
