@@ -11,6 +11,7 @@ use crate::alarm::{Alarm, Verdict};
 use crate::correlate::{HORIZONS, Point, log_ratio, take_common_mode};
 use crate::evidence::Evidence;
 use crate::incident::{Finding, Incident, Source, Step};
+use crate::learned::Share;
 use crate::scopes;
 use crate::settings::{AlarmOn, Judgement, Lifecycle, Role};
 use crate::verdict::{self, Ruling};
@@ -48,6 +49,8 @@ struct ComparedCell {
     expected: f64,
     /// The leftover over the latest windows, and its variance from counting.
     long: [f64; 2],
+    /// The share of what its region shares that it was taken to feel, and how unevenly; its variance from counting.
+    share: [f64; 3],
 }
 
 impl Grounds {
@@ -59,7 +62,7 @@ impl Grounds {
         inside: &dyn Fn(&Point) -> (bool, bool),
         names: &dyn Fn(&Point) -> [String; 3],
     ) -> Box<Self> {
-        let counts = points.first().is_some_and(|point| point.poisson[0] > 0.0);
+        let counts = role != Role::Latency && points.first().is_some_and(|point| point.poisson[0] > 0.0);
         let cell = |point: &&Point| {
             let [region, device, stack] = names(point);
             ComparedCell {
@@ -72,6 +75,7 @@ impl Grounds {
                 observed: point.observed,
                 expected: point.expected,
                 long: [point.residual[1], point.poisson[1]],
+                share: [point.share.value, point.share.uneven, point.poisson[0]],
             }
         };
         let complete = points.len() <= CELLS_MAX;
@@ -91,7 +95,8 @@ impl Grounds {
         let point = |(index, cell): (u32, &ComparedCell)| {
             let moved = if cell.inside { 1.0 } else { peers_by.exp() };
             let observed = if peers_by == 0.0 { cell.observed } else { cell.observed * moved };
-            let (ratio, poisson) = log_ratio(observed, cell.expected, self.counts);
+            let (ratio, _) = log_ratio(observed, cell.expected, self.counts);
+            let [value, uneven, poisson] = cell.share;
             let [region, device, stack, group] = cell.places;
             Point {
                 region,
@@ -102,7 +107,11 @@ impl Grounds {
                 observed,
                 expected: cell.expected,
                 log_ratio: ratio,
+                share: Share { value, uneven },
+                mode: 0.0,
                 common_mode: 0.0,
+                disturbance: 0.0,
+                counted: [[observed, cell.expected]; HORIZONS],
                 residual: [0.0, cell.long[0]],
                 poisson: [poisson, cell.long[1]],
                 explained: 0.0,
@@ -119,7 +128,7 @@ impl Grounds {
         let points = self.points(peers_by);
         let members: Vec<usize> = (0..points.len()).filter(|index| self.cells[*index].inside).collect();
         let pooled = [0, 1].map(|horizon| scopes::pool(&points, &members, horizon));
-        (pooled.map(|it| it.0), pooled[0].2)
+        (pooled.map(|it| it.shift), pooled[0].common_mode)
     }
 }
 

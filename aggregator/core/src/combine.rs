@@ -49,7 +49,12 @@ fn root(parent: &[usize], mut node: usize) -> usize {
 }
 
 /// Joins findings of one window that are the same trouble. The strongest come first, and speak for what joins them.
-pub(crate) fn combine(mut findings: Vec<Finding>, fleet: &Fleet, journal: &Journal) -> Vec<Finding> {
+pub(crate) fn combine(
+    mut findings: Vec<Finding>,
+    fleet: &Fleet,
+    journal: &Journal,
+    shapes: bool,
+) -> Vec<Finding> {
     let order = |f: &Finding| (!f.notify, f.source, !f.evidence.metric_is_traffic);
     findings.sort_by(|a, b| {
         order(a)
@@ -65,7 +70,7 @@ pub(crate) fn combine(mut findings: Vec<Finding>, fleet: &Fleet, journal: &Journ
         if within && finding.source == Source::Leftover {
             continue;
         }
-        match kept.iter_mut().find(|known| same_trouble(known, &finding, fleet)) {
+        match kept.iter_mut().find(|known| same_trouble(known, &finding, fleet, shapes)) {
             Some(known) => known.absorb(finding, fleet),
             None => kept.push(finding),
         }
@@ -81,7 +86,7 @@ fn fallen_regions(findings: &[Finding], journal: &Journal) -> BTreeSet<String> {
     now.chain(before).flat_map(|scope| scope.region.iter().cloned()).collect()
 }
 
-fn same_trouble(known: &Finding, other: &Finding, fleet: &Fleet) -> bool {
+fn same_trouble(known: &Finding, other: &Finding, fleet: &Fleet, shapes: bool) -> bool {
     if known.source != other.source {
         return false;
     }
@@ -90,6 +95,7 @@ fn same_trouble(known: &Finding, other: &Finding, fleet: &Fleet) -> bool {
     }
     let alike = known.evidence.direction == other.evidence.direction && known.notify == other.notify;
     alike
+        && shapes
         && known.source == Source::Leftover
         && known.scope.differs_in_one(&other.scope)
         && cosine(&shape(known, fleet), &shape(other, fleet)) >= ALIKE_MIN
@@ -124,7 +130,12 @@ impl Scope {
     }
 
     fn differs_in_one(&self, other: &Self) -> bool {
-        let differs = [self.region != other.region, self.device != other.device, self.stack != other.stack];
+        // Where several regions are hit at once, noise decides which of them show it in a window.
+        let shared = self.region.iter().filter(|name| other.region.contains(name)).count();
+        let alike = self.region.len().min(other.region.len()) > 1
+            && 2 * shared >= self.region.len().max(other.region.len());
+        let differs =
+            [self.region != other.region && !alike, self.device != other.device, self.stack != other.stack];
         differs.into_iter().filter(|differs| *differs).count() == 1
     }
 

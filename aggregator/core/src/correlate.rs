@@ -4,6 +4,8 @@
 //! is few peers: where two disagree, the smaller shared part counts, so that one fault is never everybody's mode.
 use std::collections::BTreeSet;
 
+use crate::learned::Share;
+
 /// Added to counts before a ratio is taken, so that empty cells have one (Jeffreys' prior for a Poisson rate).
 const PSEUDO_COUNT: f64 = 0.5;
 /// Log ratios are kept within this; beyond it, a cell is simply empty or absurd.
@@ -32,8 +34,16 @@ pub(crate) struct Point {
     pub(crate) expected: f64,
     /// ln(observed/expected) of the window.
     pub(crate) log_ratio: f64,
+    /// The share of what its region shares that it usually feels, and how far off that may be, as a share.
+    pub(crate) share: Share,
     /// What its peers share.
+    pub(crate) mode: f64,
+    /// What its peers share, as much of it as this cell feels.
     pub(crate) common_mode: f64,
+    /// How far its peers have moved, in whatever direction.
+    pub(crate) disturbance: f64,
+    /// Observed and what was expected amid the common mode, by horizon.
+    pub(crate) counted: [[f64; 2]; HORIZONS],
     /// Leftover by horizon.
     pub(crate) residual: [f64; HORIZONS],
     /// Variance from counting, by horizon; 0 for a metric that does not count things.
@@ -57,6 +67,8 @@ pub(crate) fn log_ratio(observed: f64, expected: f64, counts: bool) -> (f64, f64
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CommonMode {
     pub(crate) value: f64,
+    /// How far most of them have moved, in whatever direction.
+    pub(crate) disturbance: f64,
     /// Independent groups of stacks that took part.
     pub(crate) groups: BTreeSet<u16>,
     /// Whether devices had to stand in for stacks.
@@ -71,31 +83,44 @@ pub(crate) fn take_common_mode(points: &mut [Point]) -> CommonMode {
         return take_mode_of_devices(points, &devices, groups);
     }
     let centres = centres(points, &groups, &devices);
-    let mut others = Vec::with_capacity(groups.len());
+    let (mut others, mut moved) = (Vec::with_capacity(groups.len()), Vec::with_capacity(groups.len()));
     for point in points {
         others.clear();
         others.extend(
             centres.iter().filter(|it| it.group != point.group).filter_map(|it| it.without(point.device)),
         );
-        point.take_off(shared(&mut others));
+        moved.clear();
+        moved.extend(others.iter().map(|centre: &f64| centre.abs()));
+        point.take_off(shared(&mut others), shared(&mut moved));
     }
-    let value = shared(&mut centres.iter().filter_map(|it| it.all).collect::<Vec<f64>>());
-    CommonMode { value, groups, by_device: false }
+    let mut all: Vec<f64> = centres.iter().filter_map(|it| it.all).collect();
+    let disturbance = shared(&mut all.iter().map(|centre| centre.abs()).collect::<Vec<f64>>());
+    CommonMode { value: shared(&mut all), disturbance, groups, by_device: false }
 }
 
 fn take_mode_of_devices(points: &mut [Point], devices: &BTreeSet<u16>, groups: BTreeSet<u16>) -> CommonMode {
     if devices.len() < DEVICES_AS_PEERS_MIN {
-        points.iter_mut().for_each(|point| point.take_off(0.0));
-        return CommonMode { value: 0.0, groups, by_device: false };
+        points.iter_mut().for_each(|point| point.take_off(0.0, 0.0));
+        return CommonMode { groups, ..CommonMode::default() };
     }
     let centres = centres(points, &groups, devices);
     let own = centres.first();
     for point in points {
-        point.take_off(own.and_then(|it| it.without(point.device)).unwrap_or(0.0));
+        let mode = own.and_then(|it| it.without(point.device)).unwrap_or(0.0);
+        point.take_off(mode, mode.abs());
     }
     let value = own.and_then(|it| it.all).unwrap_or(0.0);
-    CommonMode { value, groups, by_device: true }
+    CommonMode { value, disturbance: value.abs(), groups, by_device: true }
 }
+
+/// Leaves everything in the points: each is judged against its forecast alone.
+pub(crate) fn take_nothing(points: &mut [Point]) -> CommonMode {
+    points.iter_mut().for_each(|point| point.take_off(0.0, 0.0));
+    CommonMode { groups: points.iter().map(|p| p.group).collect(), ..CommonMode::default() }
+}
+
+/// Least share by which a cell's log ratio is divided to tell what its region shares.
+const SHARE_TOLD_MIN: f64 = 0.3;
 
 impl Point {
     /// Its cell: region, device, stack.
@@ -103,13 +128,22 @@ impl Point {
         (self.region, self.device, self.stack)
     }
 
-    fn take_off(&mut self, mode: f64) {
-        self.common_mode = mode;
-        self.residual[0] = self.log_ratio - mode;
+    fn take_off(&mut self, mode: f64, moved: f64) {
+        self.mode = mode;
+        self.common_mode = self.share.value * mode;
+        self.disturbance = moved.max(mode.abs());
+        self.residual[0] = self.log_ratio - self.common_mode;
+        self.counted[0] = [self.observed, self.expected * self.common_mode.exp()];
+    }
+
+    /// What the region would share if this cell alone were asked.
+    fn told(&self) -> f64 {
+        self.log_ratio / self.share.value.max(SHARE_TOLD_MIN)
     }
 
     fn weight(&self) -> f64 {
-        1.0 / (self.poisson[0] + CELL_NOISE * CELL_NOISE)
+        let share = self.share.value.max(SHARE_TOLD_MIN);
+        share * share / (self.poisson[0] + CELL_NOISE * CELL_NOISE)
     }
 }
 
@@ -134,8 +168,7 @@ impl Centre {
 fn centres(points: &[Point], groups: &BTreeSet<u16>, devices: &BTreeSet<u16>) -> Vec<Centre> {
     let centre = |group: &u16| {
         let of_group = points.iter().filter(|p| p.group == *group);
-        let mut members: Vec<(f64, f64, u16)> =
-            of_group.map(|p| (p.log_ratio, p.weight(), p.device)).collect();
+        let mut members: Vec<(f64, f64, u16)> = of_group.map(|p| (p.told(), p.weight(), p.device)).collect();
         members.sort_by(|a, b| a.0.total_cmp(&b.0));
         let all = weighted_median(members.iter().map(|m| (m.0, m.1)));
         let present = devices.iter().filter(|device| members.iter().any(|m| m.2 == **device));
@@ -190,7 +223,11 @@ mod tests {
             observed: 0.0,
             expected: 1000.0,
             log_ratio,
+            share: Share { value: 1.0, uneven: 0.3 },
+            mode: 0.0,
             common_mode: 0.0,
+            disturbance: 0.0,
+            counted: [[1000.0; 2]; HORIZONS],
             residual: [0.0; HORIZONS],
             poisson: [0.001; HORIZONS],
             explained: 0.0,

@@ -3,15 +3,21 @@
 //! It must never read more traffic as more errors. The hard case is traffic that fell: the errors expected of what is
 //! left fall with it, so that a service that fails for those who still come is seen.
 use crate::correlate::log_ratio;
+use crate::counting::{deviance, together};
 use crate::evidence::ErrorEvidence;
 use crate::region::{Fleet, Region, Series};
+use crate::scopes::{LONG_VARIANCE, Noises, ScopeKey};
 
-/// Spread of error ratios between healthy parts of a region, besides counting.
+/// Least spread of error ratios between healthy parts of a region, besides counting; more where more was learned.
 const SPREAD: f64 = 0.15;
+/// Cells are not independent of each other: this part of their learned spread is left in their mean.
+const SPREAD_SHARED: f64 = 0.5;
 /// Standard deviations from which errors inside lie above those outside for sure.
 const SIGNIFICANCE_MIN: f64 = 2.5;
 /// Fewer expected and observed errors than this together say nothing.
 const ERRORS_MIN: f64 = 2.0;
+/// Latency is raised from this log ratio on.
+const LATENCY_RAISED: f64 = 0.2;
 /// A cell's traffic moves the errors expected of it by at most this log ratio.
 const TRAFFIC_MAX: f64 = 3.0;
 
@@ -19,9 +25,16 @@ const TRAFFIC_MAX: f64 = 3.0;
 pub(crate) struct Roles {
     pub(crate) errors: Vec<u16>,
     pub(crate) traffic: Vec<u16>,
+    pub(crate) latency: Vec<u16>,
 }
 
 impl Roles {
+    /// How much traffic `cell` had in the window; none when it is not known.
+    pub(crate) fn traffic(&self, region: &Region, cell: u32) -> Option<f64> {
+        let known = self.traffic.iter().filter_map(|metric| region.find_series(cell, *metric));
+        known.map(|series| series.latest.observed.max(0.0)).reduce(f64::max)
+    }
+
     /// What the traffic of `cell` was in the window, as a factor of its expectation; 1 when it is not known.
     pub(crate) fn traffic_factor(&self, region: &Region, cell: u32) -> f64 {
         let known = self.traffic.iter().filter_map(|metric| region.find_series(cell, *metric));
@@ -37,20 +50,24 @@ impl Roles {
 struct Tally {
     observed: f64,
     expected: f64,
+    /// Learned deviations of the cells, by their expectation.
+    spread: f64,
 }
 
 impl Tally {
-    fn add(&mut self, observed: f64, expected: f64) {
+    fn add(&mut self, observed: f64, expected: f64, spread: f64) {
         self.observed += observed;
         self.expected += expected;
+        self.spread += expected * spread;
+    }
+
+    /// Spread of the whole, from that of its cells.
+    fn spread(self) -> f64 {
+        SPREAD.max(SPREAD_SHARED * self.spread / self.expected.max(1e-9))
     }
 
     fn log_ratio(self) -> f64 {
         log_ratio(self.observed, self.expected, true).0
-    }
-
-    fn variance(self) -> f64 {
-        1.0 / (self.expected.max(self.observed) + 0.5)
     }
 }
 
@@ -59,20 +76,21 @@ impl Tally {
 /// None when nothing of these regions is measured in the role of errors; too few errors to say anything are not raised.
 pub(crate) fn weigh(
     fleet: &Fleet,
+    noises: &Noises,
     roles: &Roles,
     regions: &[u16],
     inside: &dyn Fn(u16, u16, u16) -> bool,
     (raised, strongly): (f64, f64),
 ) -> Option<ErrorEvidence> {
-    let weighed = roles
-        .errors
-        .iter()
-        .filter_map(|metric| weigh_metric(fleet, roles, *metric, regions, inside, (raised, strongly)));
+    let weighed = roles.errors.iter().filter_map(|metric| {
+        weigh_metric(fleet, noises, roles, *metric, regions, inside, (raised, strongly))
+    });
     weighed.reduce(|best, next| if next.significance > best.significance { next } else { best })
 }
 
 fn weigh_metric(
     fleet: &Fleet,
+    noises: &Noises,
     roles: &Roles,
     metric: u16,
     regions: &[u16],
@@ -88,15 +106,21 @@ fn weigh_metric(
             let Some(cell) = region.cells.get(series.cell as usize) else { continue };
             let side = usize::from(!inside(*place, cell.device, cell.stack));
             let factor = roles.traffic_factor(region, series.cell);
-            tallies[0][side].add(series.latest.observed, series.latest.expected * factor);
-            tallies[1][side].add(series.long.observed, series.long.expected);
+            let key = ScopeKey { metric, region: *place, device: cell.device, stack: cell.stack };
+            let noise = noises.get(&key).copied().unwrap_or_default();
+            let (now, long) = (noise.variance(0).sqrt(), noise.variance(1).sqrt());
+            tallies[0][side].add(series.latest.observed, series.latest.expected * factor, now);
+            tallies[1][side].add(series.long.observed, series.long.expected, long);
         }
     }
     let alone = tallies[0][1].expected <= 0.0;
     let horizons = if alone { &tallies[..1] } else { &tallies[..] };
     let threshold = if alone { strongly } else { raised };
     let name = fleet.names.metrics.get(metric);
-    let compared = horizons.iter().map(|[inner, outer]| compare(name, *inner, *outer, alone, threshold));
+    let compared = horizons
+        .iter()
+        .zip([1.0, LONG_VARIANCE.sqrt()])
+        .map(|([inner, outer], scale)| compare(name, *inner, *outer, alone, (threshold, scale)));
     let best = compared.reduce(|best, next| if next.significance > best.significance { next } else { best });
     best.filter(|_| tallies[0][0].expected > 0.0)
 }
@@ -105,22 +129,61 @@ fn weigh_metric(
 /// make it everybody's failure. None when errors are not measured there.
 pub(crate) fn weigh_common(
     fleet: &Fleet,
+    noises: &Noises,
     roles: &Roles,
     region: u16,
     (raised, strongly): (f64, f64),
 ) -> Option<ErrorEvidence> {
-    let weighed = weigh(fleet, roles, &[region], &|_, _, _| true, (raised, strongly))?;
+    let weighed = weigh(fleet, noises, roles, &[region], &|_, _, _| true, (raised, strongly))?;
     let metric = fleet.names.metrics.find(&weighed.metric)?;
     let shared = fleet.get(region)?.common_modes.get(&metric).map_or(0.0, |mode| mode.value);
     Some(ErrorEvidence { inside: shared, raised: weighed.raised && shared >= strongly, ..weighed })
 }
 
-fn compare(metric: &str, inner: Tally, outer: Tally, alone: bool, threshold: f64) -> ErrorEvidence {
+/// Latency of the cells that `inside` picks, beyond what their peers share; none when it is not measured there.
+pub(crate) fn weigh_latency(
+    fleet: &Fleet,
+    noises: &Noises,
+    roles: &Roles,
+    regions: &[u16],
+    inside: &dyn Fn(u16, u16, u16) -> bool,
+) -> Option<ErrorEvidence> {
+    let (mut weights, mut sum, mut name) = (0.0, 0.0, None);
+    for (metric, place) in roles.latency.iter().flat_map(|m| regions.iter().map(move |r| (*m, *r))) {
+        let Some(region) = fleet.get(place) else { continue };
+        for series in region.series.iter().filter(|s| s.metric == metric && s.latest.count > 0) {
+            let Some(cell) = region.cells.get(series.cell as usize) else { continue };
+            if !inside(place, cell.device, cell.stack) {
+                continue;
+            }
+            let key = ScopeKey { metric, region: place, device: cell.device, stack: cell.stack };
+            let noise = noises.get(&key).copied().unwrap_or_default();
+            let weight = 1.0 / (series.noise * series.noise + noise.variance(0));
+            (weights, sum, name) = (weights + weight, sum + weight * series.residual, Some(metric));
+        }
+    }
+    let metric = fleet.names.metrics.get(name?).to_owned();
+    let (inside, significance) = (sum / weights, sum / weights.sqrt());
+    let raised = inside >= LATENCY_RAISED && significance >= SIGNIFICANCE_MIN;
+    Some(ErrorEvidence { metric, inside, outside: 0.0, significance, threshold: LATENCY_RAISED, raised })
+}
+
+fn compare(
+    metric: &str,
+    inner: Tally,
+    outer: Tally,
+    alone: bool,
+    (threshold, scale): (f64, f64),
+) -> ErrorEvidence {
     let (inside, outside) = (inner.log_ratio(), if alone { 0.0 } else { outer.log_ratio() });
-    let variance = inner.variance() + if alone { 0.0 } else { outer.variance() } + SPREAD * SPREAD;
-    let significance = (inside - outside) / variance.sqrt();
+    let counted = deviance(inner.observed, inner.expected * outside.exp()) / scale;
+    let others = if alone { 0.0 } else { 1.0 / (outer.expected.max(outer.observed) + 0.5) };
+    let spread = (inner.spread().powi(2) + others).sqrt();
+    let significance =
+        together(counted.abs(), (inside - outside).abs() / spread) * (inside - outside).signum();
     let enough = inner.observed + inner.expected >= ERRORS_MIN;
-    let raised = enough && inside - outside >= threshold && significance >= SIGNIFICANCE_MIN;
+    // Fewer errors outside do not make more inside.
+    let raised = enough && inside - outside.max(0.0) >= threshold && significance >= SIGNIFICANCE_MIN;
     ErrorEvidence { metric: metric.into(), inside, outside, significance, threshold, raised }
 }
 

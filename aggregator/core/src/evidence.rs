@@ -146,6 +146,18 @@ pub struct Evidence {
     /// Errors inside against outside; none when no metric has the role of errors.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub errors: Option<ErrorEvidence>,
+    /// Latency inside, beyond what peers share; none when it is not measured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub latency: Option<ErrorEvidence>,
+    /// How far most of the independent stacks have moved, in whatever direction, as a log ratio.
+    #[serde(with = "rounded", default)]
+    pub disturbance: f64,
+    /// What the independent stacks of the region share in their traffic; only where a whole region is judged.
+    #[serde(with = "rounded", default)]
+    pub traffic: f64,
+    /// Whether the leftover is well below what it was: a trend that broke and turned back.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub recovering: bool,
     /// The calendar entries that covered the region and time.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub calendar: Vec<String>,
@@ -191,6 +203,10 @@ impl Evidence {
             peers: Vec::new(),
             windows: 0,
             errors: None,
+            latency: None,
+            disturbance: 0.0,
+            traffic: 0.0,
+            recovering: false,
             calendar: Vec::new(),
             event_is_live: false,
             score: 0.0,

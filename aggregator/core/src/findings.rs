@@ -11,8 +11,8 @@ use crate::errors;
 use crate::evidence::{Direction, ErrorEvidence, Evidence};
 use crate::incident::{Finding, Source};
 use crate::judge::Bench;
-use crate::region::Fleet;
-use crate::scopes::{ALL, GROUP, Noise, Pooled, ScopeKey};
+use crate::region::{Fleet, HISTORY_WINDOWS};
+use crate::scopes::{ALL, GROUP, Noises, Pooled, ScopeKey};
 use crate::settings::{MetricSettings, Role};
 use crate::verdict::{self, Ruling};
 
@@ -153,8 +153,7 @@ impl Bench<'_> {
     pub(crate) fn leftover(
         &self,
         fleet: &Fleet,
-        settings: MetricSettings,
-        modes: &BTreeMap<u16, CommonMode>,
+        (settings, modes, noises): (MetricSettings, &BTreeMap<u16, CommonMode>, &Noises),
         pooled: &Pooled,
         points: &[Point],
     ) -> Option<Finding> {
@@ -163,7 +162,12 @@ impl Bench<'_> {
         let cells: BTreeSet<CellPlace> = members.iter().map(|p| (p.region, p.device, p.stack)).collect();
         let groups: BTreeSet<u16> = members.iter().map(|p| p.group).collect();
         let judgement = &self.case.settings.judgement;
-        let weighed = (settings.role != Role::Errors).then(|| self.weigh(fleet, &pooled.regions, &cells));
+        let weighed =
+            (settings.role != Role::Errors).then(|| self.weigh(fleet, noises, &pooled.regions, &cells));
+        let regions: Vec<u16> = pooled.regions.iter().copied().collect();
+        let within = |r, d, s| cells.contains(&(r, d, s));
+        let latency = (settings.role == Role::Traffic)
+            .then(|| errors::weigh_latency(fleet, noises, &self.roles, &regions, &within));
         let evidence = Evidence {
             common_mode: pooled.common_mode,
             residual: pooled.shift,
@@ -171,6 +175,9 @@ impl Bench<'_> {
             significance: pooled.significance,
             peers: self.peers(fleet, modes, &pooled.regions, &groups, pooled.key),
             errors: weighed.flatten(),
+            latency: latency.flatten(),
+            disturbance: pooled.disturbance,
+            recovering: judgement.ingredients.derivative && is_recovering(fleet, &members),
             score: self.score(fleet, &cells, pooled.key.metric),
             ..self.evidence(fleet, pooled.key.metric, settings.role, &pooled.regions, &members, pooled.shift)
         }
@@ -192,7 +199,7 @@ impl Bench<'_> {
     pub(crate) fn common(
         &self,
         fleet: &Fleet,
-        noise: &mut Noise,
+        noises: &mut Noises,
         settings: MetricSettings,
         key: ScopeKey,
         mode: &CommonMode,
@@ -203,6 +210,7 @@ impl Bench<'_> {
         let precision: f64 = members.iter().map(|p| 1.0 / p.poisson[0].max(1e-9)).sum();
         // A median is less sure than a mean: about half as precise.
         let counting = 2.0 / precision.max(1e-9);
+        let noise = noises.entry(key).or_default();
         let deviation = (noise.variance(0) + counting).sqrt();
         noise.learn([mode.value; HORIZONS], [counting; HORIZONS], judgement.noise_half_life_windows);
         let significance = mode.value.abs() / deviation;
@@ -221,7 +229,9 @@ impl Bench<'_> {
             tolerance: deviation * judgement.significance,
             significance,
             peers: self.peers(fleet, &modes, &regions, &BTreeSet::new(), key),
-            errors: errors::weigh_common(fleet, &self.roles, key.region, self.errors_thresholds()),
+            disturbance: mode.disturbance,
+            traffic: self.traffic_mode(fleet, key.region),
+            errors: errors::weigh_common(fleet, noises, &self.roles, key.region, self.errors_thresholds()),
             ..self.evidence(fleet, key.metric, settings.role, &regions, &members, mode.value)
         }
         .settled();
@@ -239,12 +249,22 @@ impl Bench<'_> {
     fn weigh(
         &self,
         fleet: &Fleet,
+        noises: &Noises,
         regions: &BTreeSet<u16>,
         cells: &BTreeSet<CellPlace>,
     ) -> Option<ErrorEvidence> {
         let regions: Vec<u16> = regions.iter().copied().collect();
         let inside = |r, d, s| cells.contains(&(r, d, s));
-        errors::weigh(fleet, &self.roles, &regions, &inside, self.errors_thresholds())
+        errors::weigh(fleet, noises, &self.roles, &regions, &inside, self.errors_thresholds())
+    }
+
+    /// What the independent stacks of a region share in their traffic; 0 when none is measured.
+    fn traffic_mode(&self, fleet: &Fleet, region: u16) -> f64 {
+        let Some(region) = fleet.get(region) else { return 0.0 };
+        let modes = self.roles.traffic.iter().filter_map(|metric| region.common_modes.get(metric));
+        modes
+            .map(|shared| shared.value)
+            .fold(0.0, |least: f64, value| if value.abs() > least.abs() { value } else { least })
     }
 
     /// From where errors count as raised: against others, and without others to compare with.
@@ -278,7 +298,11 @@ impl Bench<'_> {
             expected,
             log_ratio: log_ratio(observed, expected, false).0,
             significance_threshold: self.case.settings.judgement.significance,
-            calendar: self.calendar(fleet, regions),
+            calendar: if self.case.settings.judgement.ingredients.calendar {
+                self.calendar(fleet, regions)
+            } else {
+                Vec::new()
+            },
             event_is_live: self.has_live_event(fleet, regions),
             ..Evidence::nothing(Direction::of(shift))
         }
@@ -306,4 +330,20 @@ impl Bench<'_> {
             series,
         }
     }
+}
+
+/// The part of its largest leftover below which a scope is on its way back.
+const RECOVERING: f64 = 0.6;
+
+/// Whether the trend of these cells has turned: what is left over now is well below what it was.
+fn is_recovering(fleet: &Fleet, members: &[&Point]) -> bool {
+    let mut history = [0.0_f64; HISTORY_WINDOWS];
+    for point in members {
+        let Some(series) = fleet.get(point.region).and_then(|r| r.series.get(point.series as usize)) else {
+            continue;
+        };
+        history.iter_mut().zip(series.history).for_each(|(sum, value)| *sum += f64::from(value));
+    }
+    let largest = history.iter().map(|value| value.abs()).fold(0.0, f64::max);
+    history[HISTORY_WINDOWS - 1].abs() < RECOVERING * largest
 }

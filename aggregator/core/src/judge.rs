@@ -10,22 +10,30 @@ use vedette_common::wire::Scorer;
 
 use crate::alarm::Scope;
 use crate::correlate::{self, CommonMode, HORIZONS, LONG_KEEP, Point, log_ratio};
+use crate::dependency::{self, Dependencies};
 use crate::errors::Roles;
 use crate::evidence::Direction;
 use crate::incident::{Finding, Source};
 use crate::journal::Journal;
+use crate::learned::{self, Effects, Share, ShareKey};
 use crate::region::{Fleet, HISTORY_WINDOWS, Names};
 use crate::schedule::Schedule;
-use crate::scopes::{self, ALL, GROUP, LONG_VARIANCE, Membership, Noise, ScopeKey, Search};
+use crate::scopes::{self, ALL, GROUP, LONG_VARIANCE, Membership, Noise, Noises, Pooled, ScopeKey, Search};
 use crate::settings::{MetricSettings, Role, Settings};
 use crate::window::PendingWindow;
 use crate::{combine, lone, telemetry, verdict};
 
-/// What the judgement has learned. About 40 bytes for each scope: some seven times the cells.
+/// What the judgement has learned. About 40 bytes for each scope, some seven times the cells, and 40 for each cell and
+/// class of events that was seen.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(from = "StoredMemory", into = "StoredMemory")]
 pub struct Memory {
-    noise: BTreeMap<ScopeKey, Noise>,
+    pub(crate) noise: Noises,
+    /// How events act on cells, by the places of their classes.
+    effects: Effects,
+    classes: Names,
+    /// Which stacks keep failing together.
+    dependencies: Dependencies,
     /// Metrics that had a value between whole numbers: they do not count things.
     measures: BTreeSet<u16>,
     /// The scopes of each metric as they were in its latest window; not stored.
@@ -35,6 +43,12 @@ pub struct Memory {
 #[derive(Clone, Serialize, Deserialize)]
 struct StoredMemory {
     noise: Vec<(ScopeKey, Noise)>,
+    #[serde(default)]
+    effects: Effects,
+    #[serde(default)]
+    classes: Names,
+    #[serde(default)]
+    dependencies: Dependencies,
     measures: Vec<u16>,
 }
 
@@ -42,21 +56,33 @@ impl From<StoredMemory> for Memory {
     fn from(stored: StoredMemory) -> Self {
         Self {
             noise: stored.noise.into_iter().collect(),
+            effects: stored.effects,
+            classes: stored.classes,
+            dependencies: stored.dependencies,
             measures: stored.measures.into_iter().collect(),
             memberships: BTreeMap::new(),
         }
     }
 }
 
-impl PartialEq for Memory {
-    fn eq(&self, other: &Self) -> bool {
-        self.noise == other.noise && self.measures == other.measures
+impl From<Memory> for StoredMemory {
+    fn from(memory: Memory) -> Self {
+        Self {
+            noise: memory.noise.into_iter().collect(),
+            effects: memory.effects,
+            classes: memory.classes,
+            dependencies: memory.dependencies,
+            measures: memory.measures.into_iter().collect(),
+        }
     }
 }
 
-impl From<Memory> for StoredMemory {
-    fn from(memory: Memory) -> Self {
-        Self { noise: memory.noise.into_iter().collect(), measures: memory.measures.into_iter().collect() }
+impl PartialEq for Memory {
+    fn eq(&self, other: &Self) -> bool {
+        let learned = |it: &Self| (it.noise.clone(), it.effects.clone(), it.classes.clone());
+        learned(self) == learned(other)
+            && self.dependencies == other.dependencies
+            && self.measures == other.measures
     }
 }
 
@@ -64,6 +90,13 @@ impl Memory {
     /// Takes in a stored part.
     pub(crate) fn merge(&mut self, part: Self) {
         self.noise.extend(part.noise);
+        self.effects.merge(part.effects);
+        if part.classes.len() > 0 {
+            self.classes = part.classes;
+        }
+        if part.dependencies != Dependencies::default() {
+            self.dependencies = part.dependencies;
+        }
         self.measures.extend(part.measures);
     }
 
@@ -72,7 +105,18 @@ impl Memory {
     pub(crate) fn parts(&self, regions: &BTreeSet<u16>) -> BTreeMap<String, Self> {
         let mut parts: BTreeMap<u16, Self> =
             regions.iter().map(|region| (*region, Self::default())).collect();
-        parts.insert(ALL, Self { measures: self.measures.clone(), ..Self::default() });
+        parts.insert(
+            ALL,
+            Self {
+                measures: self.measures.clone(),
+                classes: self.classes.clone(),
+                dependencies: self.dependencies.clone(),
+                ..Self::default()
+            },
+        );
+        for (region, part) in &mut parts {
+            part.effects = self.effects.of_region(*region);
+        }
         for (key, noise) in &self.noise {
             if let Some(part) = parts.get_mut(&key.region) {
                 part.noise.insert(*key, *noise);
@@ -84,9 +128,14 @@ impl Memory {
 
     /// Every region that something was learned of.
     pub(crate) fn regions(&self) -> BTreeSet<u16> {
-        self.noise.keys().map(|key| key.region).collect()
+        self.noise.keys().map(|key| key.region).chain(self.effects.regions()).collect()
     }
 }
+
+/// Classes of events that are told apart.
+const CLASSES_MAX: usize = 1_024;
+/// Variance of the logarithm of the latency of a single request.
+const LATENCY_VARIANCE: f64 = 0.3;
 
 /// What the judgement may look at besides the numbers.
 pub(crate) struct Case<'a> {
@@ -106,10 +155,11 @@ pub(crate) struct Bench<'a> {
     pub(crate) roles: Roles,
     /// The group of each stack.
     pub(crate) groups: BTreeMap<u16, u16>,
+    /// Scopes of leftovers that were told and are not over, and the keys of those that are one scope.
+    live: Vec<Scope>,
+    live_keys: BTreeSet<[u16; 3]>,
     /// The rank of each device's and each stack's name.
     ranks: (Vec<u16>, Vec<u16>),
-    /// Scopes of leftovers that were told and are not over: region, device, stack or group.
-    live: BTreeSet<[u16; 3]>,
 }
 
 /// Judges the regions of `window` together.
@@ -120,16 +170,15 @@ pub(crate) fn judge(
     window: &PendingWindow,
 ) -> Vec<Finding> {
     absorb(fleet, memory, window);
-    let bench = Bench::new(fleet, case, window);
+    let bench = Bench::new(fleet, memory, case, window);
     let mut findings = Vec::new();
-    // Errors first: traffic is weighed against them.
-    for metric in bench.roles.errors.clone() {
+    // Errors and latency first: traffic is weighed against them.
+    for metric in bench.order(fleet) {
         findings.extend(bench.judge_metric(fleet, memory, metric));
     }
-    for metric in bench.others(fleet) {
-        findings.extend(bench.judge_metric(fleet, memory, metric));
-    }
-    let mut findings = combine::combine(findings, fleet, case.journal);
+    let shapes = case.settings.judgement.ingredients.shapes;
+    let mut findings = combine::combine(findings, fleet, case.journal, shapes);
+    bench.learn_dependencies(fleet, memory, &findings);
     findings.extend(lone::judge(fleet, &bench));
     findings.extend(telemetry::missing(fleet, &bench));
     findings.extend(telemetry::unwell(fleet, &bench));
@@ -146,11 +195,10 @@ fn absorb(fleet: &mut Fleet, memory: &mut Memory, window: &PendingWindow) {
         }
         for (index, sum) in reported.sums.iter() {
             let Some(series) = region.series.get_mut(index as usize) else { continue };
-            series.latest = sum;
-            series.age = series.age.saturating_add(u32::from(sum.count > 0));
             if sum.observed.fract() != 0.0 {
                 memory.measures.insert(series.metric);
             }
+            series.take(sum, !memory.measures.contains(&series.metric));
             let cell = series.cell;
             region.see(cell, window.start, window.window_ms);
         }
@@ -166,8 +214,14 @@ fn absorb(fleet: &mut Fleet, memory: &mut Memory, window: &PendingWindow) {
     }
 }
 
+/// A common mode from which it is learned how cells share in it.
+const LEARNED_MODE_MIN: f64 = 0.12;
+/// A common mode from which what was learned is asked.
+const SHARED_MODE_MIN: f64 = 0.05;
+
 impl<'a> Bench<'a> {
-    fn new(fleet: &Fleet, case: &'a Case<'a>, window: &'a PendingWindow) -> Self {
+    fn new(fleet: &Fleet, memory: &Memory, case: &'a Case<'a>, window: &'a PendingWindow) -> Self {
+        let ingredients = case.settings.judgement.ingredients;
         let of_role = |role: Role| -> Vec<u16> {
             let names = &fleet.names.metrics;
             names
@@ -176,27 +230,37 @@ impl<'a> Bench<'a> {
                 .collect()
         };
         let order = fleet.names.regions.sorted();
-        let groups = combine::groups(fleet, &case.settings.depends_on);
         let live = case.journal.iter().filter(|i| i.is_live() && i.source == Source::Leftover);
+        let live: Vec<Scope> = live.map(|incident| incident.scope.clone()).collect();
+        let none = BTreeMap::new();
+        let declared = if ingredients.dependencies { &case.settings.depends_on } else { &none };
+        let mut groups = combine::groups(fleet, declared);
+        if ingredients.dependencies {
+            dependency::join(&mut groups, memory.dependencies.pairs());
+        }
+        let errors = if ingredients.errors { of_role(Role::Errors) } else { Vec::new() };
+        let latency = if ingredients.latency { of_role(Role::Latency) } else { Vec::new() };
         Self {
             case,
             window,
-            ranks: (fleet.names.devices.ranks(), fleet.names.stacks.ranks()),
             regions: order.filter(|region| window.regions.contains_key(region)).collect(),
-            roles: Roles { errors: of_role(Role::Errors), traffic: of_role(Role::Traffic) },
-            live: live.filter_map(|incident| places(fleet, &groups, &incident.scope)).collect(),
+            roles: Roles { errors, traffic: of_role(Role::Traffic), latency },
+            live_keys: live.iter().filter_map(|scope| places(fleet, &groups, scope)).collect(),
+            ranks: (fleet.names.devices.ranks(), fleet.names.stacks.ranks()),
             groups,
+            live,
         }
     }
 
-    /// Metrics with a role other than errors, in order of their names.
-    fn others(&self, fleet: &Fleet) -> Vec<u16> {
+    /// The metrics that have a role, those that others are weighed against first, each kind in order of names.
+    fn order(&self, fleet: &Fleet) -> Vec<u16> {
         let names = &fleet.names.metrics;
         let settings = self.case.settings;
-        names
+        let saturation = names
             .sorted()
-            .filter(|m| settings.metric(names.get(*m)).is_some_and(|s| s.role != Role::Errors))
-            .collect()
+            .filter(|m| settings.metric(names.get(*m)).is_some_and(|s| s.role == Role::Saturation));
+        let Roles { errors, latency, traffic } = &self.roles;
+        errors.iter().chain(latency).chain(traffic).copied().chain(saturation).collect()
     }
 
     fn judge_metric(&self, fleet: &mut Fleet, memory: &mut Memory, metric: u16) -> Vec<Finding> {
@@ -208,7 +272,7 @@ impl<'a> Bench<'a> {
         let mut modes = BTreeMap::new();
         for region in &self.regions {
             let mut of_region = self.points(fleet, *region, metric, settings.role, counts);
-            let mode = correlate::take_common_mode(&mut of_region);
+            let mode = self.common_mode(fleet, memory, *region, metric, &mut of_region);
             settle(fleet, *region, metric, &mut of_region, &mode, counts);
             modes.insert(*region, mode);
             points.append(&mut of_region);
@@ -216,11 +280,94 @@ impl<'a> Bench<'a> {
         let mut findings = Vec::new();
         for (region, mode) in &modes {
             let key = ScopeKey { metric, region: *region, device: ALL, stack: ALL };
-            let noise = memory.noise.entry(key).or_default();
-            findings.extend(self.common(fleet, noise, settings, key, mode, &points));
+            findings.extend(self.common(fleet, &mut memory.noise, settings, key, mode, &points));
         }
         findings.extend(self.leftovers(fleet, memory, metric, settings, &modes, points));
         findings
+    }
+
+    /// What a region shares, taken off its points; where it is worth asking, as much of it as each cell usually feels.
+    fn common_mode(
+        &self,
+        fleet: &Fleet,
+        memory: &mut Memory,
+        region: u16,
+        metric: u16,
+        points: &mut [Point],
+    ) -> CommonMode {
+        let judgement = &self.case.settings.judgement;
+        if !judgement.ingredients.common_mode {
+            return correlate::take_nothing(points);
+        }
+        let mode = correlate::take_common_mode(points);
+        if !judgement.ingredients.effects || mode.value.abs() < SHARED_MODE_MIN {
+            return mode;
+        }
+        let (class, any) = self.class(fleet, memory, region, mode.value);
+        for point in points.iter_mut() {
+            let (device, stack) = (point.device, point.stack);
+            let key = ShareKey { class, metric, region, device, stack };
+            point.share = memory.effects.share(key, any, judgement.unevenness);
+        }
+        // The size of the event stays what was measured; only its parts are told apart.
+        CommonMode { value: mode.value, ..correlate::take_common_mode(points) }
+    }
+
+    /// The class of event that goes on in a region, if one does, and the one that stands for any.
+    fn class(&self, fleet: &Fleet, memory: &mut Memory, region: u16, mode: f64) -> (u16, u16) {
+        let any = if mode < 0.0 { learned::ANY_DROP } else { learned::ANY_RISE };
+        let name = fleet.names.regions.get(region);
+        let asked = self.case.settings.judgement.ingredients.calendar;
+        let named = if asked { self.case.schedule.nearest_class(name, self.window.start) } else { None };
+        let class = named.and_then(|class| memory.classes.intern(class, CLASSES_MAX));
+        (class.unwrap_or(any), any)
+    }
+
+    /// Learns how the cells that are not in trouble themselves share in the common modes.
+    fn learn_effects(
+        &self,
+        fleet: &Fleet,
+        memory: &mut Memory,
+        metric: u16,
+        modes: &BTreeMap<u16, CommonMode>,
+        points: &[Point],
+        found: &[Pooled],
+    ) {
+        let names = &fleet.names;
+        for (index, point) in points.iter().enumerate() {
+            let Some(mode) = modes.get(&point.region).filter(|mode| mode.groups.len() > 1) else { continue };
+            let small = mode.value.abs() < LEARNED_MODE_MIN || point.mode.abs() < LEARNED_MODE_MIN;
+            if small || found.iter().any(|scope| scope.members.binary_search(&index).is_ok()) {
+                continue;
+            }
+            let cell = (
+                names.regions.get(point.region),
+                names.devices.get(point.device),
+                names.stacks.get(point.stack),
+            );
+            if self.live.iter().any(|scope| scope.holds(cell)) {
+                continue;
+            }
+            let (class, any) = self.class(fleet, memory, point.region, mode.value);
+            let (region, device, stack) = (point.region, point.device, point.stack);
+            let key = ShareKey { class, metric, region, device, stack };
+            memory.effects.learn(key, any, point.mode, point.log_ratio, point.poisson[0]);
+        }
+    }
+
+    /// Takes note of stacks that fail as a whole.
+    fn learn_dependencies(&self, fleet: &Fleet, memory: &mut Memory, findings: &[Finding]) {
+        let names = &fleet.names;
+        for region in &self.regions {
+            let name = names.regions.get(*region);
+            let failing = findings.iter().filter(|f| {
+                let traffic = f.source == Source::Leftover && f.notify && f.evidence.metric_is_traffic;
+                traffic && f.scope.device.is_empty() && f.scope.region.iter().any(|of| of == name)
+            });
+            let stacks = failing.filter(|f| f.scope.stack.len() <= 2).flat_map(|f| &f.scope.stack);
+            let failing: BTreeSet<u16> = stacks.filter_map(|stack| names.stacks.find(stack)).collect();
+            memory.dependencies.observe(*region, &failing, self.window.start, self.window.window_ms);
+        }
     }
 
     /// Searches what is left over for the scopes that explain it.
@@ -235,9 +382,9 @@ impl<'a> Bench<'a> {
     ) -> Vec<Finding> {
         let judgement = &self.case.settings.judgement;
         let mut membership = memory.memberships.remove(&metric).unwrap_or_default();
-        let scopes = membership.of(metric, &points);
-        let is_live = |key: ScopeKey| self.live.contains(&[key.region, key.device, key.stack]);
-        scopes::learn(&mut memory.noise, scopes, &points, judgement, &is_live);
+        let scopes = membership.of(metric, &points, judgement.ingredients.neighbours);
+        let is_live = |key: ScopeKey| self.live_keys.contains(&[key.region, key.device, key.stack]);
+        scopes::learn(&mut memory.noise, scopes, &points, judgement.noise_half_life_windows, &is_live);
         let allowed = self.allowed(fleet, metric);
         let base = match settings.role {
             Role::Traffic => judgement.significance_with_errors,
@@ -247,9 +394,10 @@ impl<'a> Bench<'a> {
         let matters = |direction| verdict::matters(settings.alarm_on, direction);
         let search = Search {
             noise: &scopes::noises(&memory.noise, scopes),
-            settings: judgement,
             allowed: &allowed,
             needed: &|key| if is_live(key) { lower } else { base },
+            counts: judgement.ingredients.counting && !memory.measures.contains(&metric),
+            torn: judgement.ingredients.synchrony,
             residual_min: if settings.role == Role::Errors {
                 judgement.large
             } else {
@@ -260,7 +408,11 @@ impl<'a> Bench<'a> {
         let original = points.clone();
         let found = search.explain(scopes, &mut points);
         memory.memberships.insert(metric, membership);
-        found.iter().filter_map(|pooled| self.leftover(fleet, settings, modes, pooled, &original)).collect()
+        if judgement.ingredients.effects {
+            self.learn_effects(fleet, memory, metric, modes, &original, &found);
+        }
+        let case = (settings, modes, &memory.noise);
+        found.iter().filter_map(|pooled| self.leftover(fleet, case, pooled, &original)).collect()
     }
 
     /// The region's cells of `metric` that take part, by device and stack.
@@ -278,6 +430,10 @@ impl<'a> Bench<'a> {
                 continue;
             }
             let (ratio, poisson) = log_ratio(series.latest.observed, expected, counts);
+            // The mean of few is restless.
+            let traffic =
+                self.roles.traffic(region, series.cell).filter(|_| role == Role::Latency && !counts);
+            let poisson = traffic.map_or(poisson, |traffic| LATENCY_VARIANCE / (traffic + 1.0));
             points.push(Point {
                 region: place,
                 device: cell.device,
@@ -287,7 +443,11 @@ impl<'a> Bench<'a> {
                 observed: series.latest.observed,
                 expected,
                 log_ratio: ratio,
+                share: Share { value: 1.0, uneven: self.case.settings.judgement.unevenness },
+                mode: 0.0,
                 common_mode: 0.0,
+                disturbance: 0.0,
+                counted: [[series.latest.observed, expected]; HORIZONS],
                 residual: [0.0; HORIZONS],
                 poisson: [poisson; HORIZONS],
                 explained: 0.0,
@@ -305,7 +465,9 @@ impl<'a> Bench<'a> {
         let least = |place: &u16| {
             let region = fleet.get(*place)?;
             let lingering = region.common_modes.get(&metric).map_or(0.0, |shared| shared.lingering);
-            let covered = self.case.schedule.covering(names.get(*place), self.window.start).next().is_some();
+            let asked = self.case.settings.judgement.ingredients.calendar;
+            let mut covering = self.case.schedule.covering(names.get(*place), self.window.start);
+            let covered = asked && covering.next().is_some();
             Some(lingering.max(if covered { announced } else { 0.0 }))
         };
         let mut allowed = vec![None; fleet.regions.len()];
@@ -355,7 +517,10 @@ fn settle(fleet: &mut Fleet, place: u16, metric: u16, points: &mut [Point], mode
         let factor = point.expected / series.latest.expected;
         series.decay(LONG_KEEP, factor * point.common_mode.exp());
         let (long, poisson) = log_ratio(series.long.observed, series.long.expected, counts);
+        // What does not count has no variance of its own: that of the window, over more windows.
+        let poisson = if counts { poisson } else { point.poisson[0] };
         (point.residual[1], point.poisson[1]) = (long, poisson * LONG_VARIANCE);
+        point.counted[1] = [series.long.observed, series.long.expected];
         series.residual = point.residual[0];
         series.noise = (point.poisson[0] + 0.01).sqrt();
         series.history.rotate_left(1);

@@ -108,6 +108,9 @@ pub(crate) struct Series {
     pub(crate) noise: f64,
     /// The highest score among its deviations in the latest window.
     pub(crate) score: f64,
+    /// How much more is counted in the mean than was expected; what hardly ever happens is forecast never to.
+    #[serde(default)]
+    pub(crate) bias: f64,
 }
 
 /// What the independent stacks of a region share in one metric.
@@ -241,7 +244,27 @@ impl Series {
             residual: 0.0,
             noise: 0.0,
             score: 0.0,
+            bias: 0.0,
         }
+    }
+}
+
+/// Windows over which the mean difference from the forecast is taken, and until which it is a plain mean.
+const BIAS_WINDOWS: f64 = 400.0;
+
+impl Series {
+    /// Takes the sums of the next window; of what `counts`, the expectation is made right in the mean.
+    pub(crate) fn take(&mut self, sum: Sum, counts: bool) {
+        self.latest = sum;
+        self.age = self.age.saturating_add(u32::from(sum.count > 0));
+        if !counts || sum.count == 0 {
+            return;
+        }
+        self.latest.expected += self.bias.max(0.0);
+        let bound = 3.0 * (sum.expected.max(0.0) + 1.0).sqrt();
+        let off = (sum.observed - sum.expected).clamp(-bound, bound);
+        let rate = (1.0 / BIAS_WINDOWS).max(1.0 / (f64::from(self.age) + 10.0));
+        self.bias += rate * (off - self.bias);
     }
 }
 

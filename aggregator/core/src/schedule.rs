@@ -114,6 +114,24 @@ impl Schedule {
     }
 }
 
+/// How far from an entry an event of its class is still looked for: events are moved at short notice.
+const SCHEDULE_REACH_MS: i64 = 3 * 3_600_000;
+
+impl Schedule {
+    /// The class of the entry nearest to `at` in `region`, if one is within reach: what is going on, if anything is.
+    pub(crate) fn nearest_class<'a>(&'a self, region: &'a str, at: WallMs) -> Option<&'a str> {
+        let reach = self.longest_ms.saturating_add(SCHEDULE_REACH_MS);
+        let first = self.entries.partition_point(|entry| entry.from.plus_ms(reach) < at);
+        let last = self.entries.partition_point(|entry| entry.from.plus_ms(-SCHEDULE_REACH_MS) <= at);
+        let here = self.entries[first.min(last)..last]
+            .iter()
+            .filter(|entry| entry.region.as_deref().is_none_or(|name| name == region));
+        let distance = |entry: &ScheduleEntry| entry.from.ms_since(at).max(at.ms_since(entry.until)).max(0);
+        let near = here.map(|entry| (distance(entry), entry)).filter(|(far, _)| *far <= SCHEDULE_REACH_MS);
+        near.min_by_key(|(far, _)| *far).map(|(_, entry)| entry.class.as_str())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +164,8 @@ mod tests {
         assert_eq!(hits("uk", 12 * HOUR + SCHEDULE_MARGIN_MS - 1), 2);
         assert_eq!(hits("uk", 12 * HOUR + SCHEDULE_MARGIN_MS), 1);
         assert_eq!(hits("uk", 60 * HOUR), 0);
+        assert_eq!(schedule.nearest_class("uk", WallMs(50 * HOUR)), Some("football"));
+        assert_eq!(schedule.nearest_class("uk", WallMs(60 * HOUR)), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::correlate::{HORIZONS, LONG_KEEP, Point};
-use crate::settings::Judgement;
+use crate::counting::{deviance, together};
 
 /// Stands for every region, device or stack in a [`ScopeKey`].
 pub(crate) const ALL: u16 = u16::MAX;
@@ -22,6 +22,8 @@ const NOISE_FIRST: f64 = 0.12;
 const NOISE_MIN: f64 = 0.02;
 /// A window moves the learned noise by at most this many standard deviations.
 const NOISE_CLIP: f64 = 3.0;
+/// How far a cell may follow peers that move in different directions, as a share of their movement.
+const UNEVEN_TORN: f64 = 0.5;
 /// A cell may differ by this share from what a broader scope explained.
 const UNEVEN_EXPLAINED: f64 = 0.35;
 
@@ -80,6 +82,9 @@ impl Noise {
     }
 }
 
+/// The learned noise of every scope.
+pub(crate) type Noises = BTreeMap<ScopeKey, Noise>;
+
 /// What a scope shows in one window.
 #[derive(Clone, Debug)]
 pub(crate) struct Pooled {
@@ -94,6 +99,8 @@ pub(crate) struct Pooled {
     pub(crate) significance: f64,
     /// The mean common mode of its cells.
     pub(crate) common_mode: f64,
+    /// How far their peers have moved, in whatever direction.
+    pub(crate) disturbance: f64,
     /// How much better the window is explained with it.
     pub(crate) gain: f64,
     /// The regions among its cells that deviate like the whole.
@@ -109,6 +116,7 @@ impl Pooled {
             deviation: 1.0,
             significance: 0.0,
             common_mode: 0.0,
+            disturbance: 0.0,
             gain: 0.0,
             regions: BTreeSet::new(),
         }
@@ -119,11 +127,14 @@ impl Pooled {
 pub(crate) struct Search<'a> {
     /// What is learned of each scope's noise, in the order of the scopes.
     pub(crate) noise: &'a [Noise],
-    pub(crate) settings: &'a Judgement,
     /// The least common mode to allow for, by the region's place: larger while an event lingers or is announced.
     pub(crate) allowed: &'a [Option<f64>],
     /// The significance that a scope needs; lower for those of live incidents.
     pub(crate) needed: &'a dyn Fn(ScopeKey) -> f64,
+    /// Whether the metric counts things, so that small numbers of them are weighed as such.
+    pub(crate) counts: bool,
+    /// Whether cells may follow peers that move in different directions.
+    pub(crate) torn: bool,
     /// The least leftover that matters.
     pub(crate) residual_min: f64,
     /// Directions that matter: down, up.
@@ -141,14 +152,17 @@ pub(crate) struct Membership {
 }
 
 impl Membership {
-    /// The scopes that `points` make up.
-    pub(crate) fn of(&mut self, metric: u16, points: &[Point]) -> &Scopes {
+    /// The scopes that `points` make up; with `neighbours`, those across regions too.
+    pub(crate) fn of(&mut self, metric: u16, points: &[Point], neighbours: bool) -> &Scopes {
         let cell = |p: &Point| [p.region, p.device, p.stack, p.group];
         if self.cells.len() != points.len()
             || !self.cells.iter().zip(points).all(|(known, p)| *known == cell(p))
         {
             self.cells = points.iter().map(cell).collect();
             self.scopes = members(metric, points);
+            if !neighbours {
+                self.scopes.retain(|(key, _)| key.region != ALL);
+            }
         }
         &self.scopes
     }
@@ -185,18 +199,56 @@ pub(crate) fn members(metric: u16, points: &[Point]) -> Scopes {
     pairs.chunk_by(|a, b| a.0 == b.0).map(members).collect()
 }
 
-/// The pooled leftover of `members` at `horizon`: shift, variance from counting, mean common mode, sum of weights.
-pub(crate) fn pool(points: &[Point], members: &[usize], horizon: usize) -> (f64, f64, f64, f64) {
-    let (mut weights, mut shift, mut counting, mut common) = (0.0, 0.0, 0.0, 0.0);
+/// What the members of a scope come to at one horizon.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sums {
+    weights: f64,
+    /// Pooled leftover and its variance from counting.
+    pub(crate) shift: f64,
+    counting: f64,
+    pub(crate) common_mode: f64,
+    /// How unevenly the members may feel what they share, as a share, and how far their peers have moved.
+    uneven: f64,
+    disturbance: f64,
+    /// Observed and expected, what broader scopes explained taken off.
+    counted: [f64; 2],
+}
+
+pub(crate) fn pool(points: &[Point], members: &[usize], horizon: usize) -> Sums {
+    let mut sums = Sums::default();
     for point in members.iter().map(|index| &points[*index]) {
         let weight = 1.0 / (point.poisson[horizon] + CELL_SPREAD * CELL_SPREAD);
-        weights += weight;
-        shift += weight * point.residual[horizon];
-        counting += weight * weight * point.poisson[horizon];
-        common += weight * point.common_mode;
+        sums.weights += weight;
+        sums.shift += weight * point.residual[horizon];
+        sums.counting += weight * weight * point.poisson[horizon];
+        sums.common_mode += weight * point.common_mode;
+        sums.uneven += weight * point.share.uneven;
+        sums.disturbance += weight * point.disturbance;
+        let [observed, expected] = point.counted[horizon];
+        let explained = if point.explained == 0.0 { 1.0 } else { point.explained.exp() };
+        sums.counted[0] += observed;
+        sums.counted[1] += expected * explained;
     }
-    let total = if weights > 0.0 { weights } else { 1.0 };
-    (shift / total, counting / (total * total), common / total, weights)
+    let total = if sums.weights > 0.0 { sums.weights } else { 1.0 };
+    for mean in [&mut sums.shift, &mut sums.common_mode, &mut sums.uneven, &mut sums.disturbance] {
+        *mean /= total;
+    }
+    sums.counting /= total * total;
+    sums
+}
+
+impl Sums {
+    /// The leftover in standard deviations, when all noise but that of counting has the deviation `other`.
+    fn significance(&self, horizon: usize, counts: bool, other: f64) -> f64 {
+        if !counts {
+            return self.shift.abs() / (self.counting + other * other).sqrt();
+        }
+        let [observed, expected] = self.counted;
+        let scale = if horizon == 0 { 1.0 } else { LONG_VARIANCE.sqrt() };
+        let counted = deviance(observed, expected) / scale;
+        // A few large cells that stay where they were outweigh small ones that did not, or the other way round.
+        if counted * self.shift <= 0.0 { 0.0 } else { together(counted.abs(), self.shift.abs() / other) }
+    }
 }
 
 /// Spread of cells within a scope besides counting, so that a huge cell does not stand for its whole scope.
@@ -211,20 +263,30 @@ impl Search<'_> {
         let mut best = Pooled::nothing(key);
         let mut now = 0.0;
         for horizon in 0..HORIZONS {
-            let (shift, counting, common_mode, weights) = pool(points, members, horizon);
+            let sums = pool(points, members, horizon);
             if horizon == 0 {
-                now = shift;
+                now = sums.shift;
             }
+            let shift = sums.shift;
+            // Where peers move in different directions nobody can say how much of it a cell should feel.
+            let torn = if self.torn {
+                UNEVEN_TORN * (sums.disturbance - sums.common_mode.abs()).max(0.0)
+            } else {
+                0.0
+            };
             let uneven =
-                self.settings.unevenness * common_mode.abs().max(allowed) + UNEVEN_EXPLAINED * explained;
-            let deviation = (counting + noise.variance(horizon) + uneven * uneven).sqrt();
-            let significance = shift.abs() / deviation;
+                sums.uneven * sums.common_mode.abs().max(allowed) + torn + UNEVEN_EXPLAINED * explained;
+            let other = (noise.variance(horizon) + uneven * uneven).sqrt();
+            let significance = sums.significance(horizon, self.counts, other);
             // Past windows count only while the present one agrees with them.
             let agrees = now * shift.signum() >= 0.5 * shift.abs();
             if agrees && significance > best.significance {
-                let spread = uneven * uneven * weights / (members.len().max(1) as f64);
-                let gain = 0.5 * shift * shift * weights / (1.0 + spread);
-                best = Pooled { shift, deviation, significance, common_mode, gain, ..Pooled::nothing(key) };
+                let spread = uneven * uneven * sums.weights / (members.len().max(1) as f64);
+                let gain = 0.5 * shift * shift * sums.weights / (1.0 + spread);
+                let deviation = shift.abs() / significance;
+                let (common_mode, disturbance) = (sums.common_mode, sums.disturbance);
+                let nothing = Pooled::nothing(key);
+                best = Pooled { shift, deviation, significance, common_mode, disturbance, gain, ..nothing };
             }
         }
         best
@@ -290,7 +352,7 @@ fn regions_alike(pooled: &Pooled, points: &[Point]) -> BTreeSet<u16> {
     let alike = |region: &u16| {
         let slice: Vec<usize> =
             pooled.members.iter().copied().filter(|i| points[*i].region == *region).collect();
-        pool(points, &slice, 0).0 * pooled.shift.signum() >= 0.4 * pooled.shift.abs()
+        pool(points, &slice, 0).shift * pooled.shift.signum() >= 0.4 * pooled.shift.abs()
     };
     let kept: BTreeSet<u16> = regions.iter().copied().filter(alike).collect();
     if kept.is_empty() { regions } else { kept }
@@ -311,10 +373,10 @@ fn is_coherent(shift: f64, members: &[usize], points: &[Point]) -> bool {
 
 /// Learns the noise of every scope from leftovers that no live incident covers. Call it before explaining.
 pub(crate) fn learn(
-    noise: &mut BTreeMap<ScopeKey, Noise>,
+    noise: &mut Noises,
     scopes: &Scopes,
     points: &[Point],
-    settings: &Judgement,
+    half_life_windows: f64,
     rests: &dyn Fn(ScopeKey) -> bool,
 ) {
     let Some(metric) = scopes.first().map(|(key, _)| key.metric) else { return };
@@ -323,18 +385,18 @@ pub(crate) fn learn(
     for (key, members) in scopes.iter().filter(|(key, _)| !rests(*key)) {
         let (mut shifts, mut known) = ([0.0; HORIZONS], [0.0; HORIZONS]);
         for horizon in 0..HORIZONS {
-            let (shift, counting, common_mode, _) = pool(points, members, horizon);
-            let uneven = settings.unevenness * common_mode;
-            shifts[horizon] = shift;
-            known[horizon] = counting + uneven * uneven;
+            let sums = pool(points, members, horizon);
+            let uneven = sums.uneven * sums.common_mode;
+            shifts[horizon] = sums.shift;
+            known[horizon] = sums.counting + uneven * uneven;
         }
         // Both are in order of their keys, so that one walk finds every scope's noise.
         while known_noise.next_if(|(other, _)| *other < key).is_some() {}
         match known_noise.next_if(|(other, _)| *other == key) {
-            Some((_, noise)) => noise.learn(shifts, known, settings.noise_half_life_windows),
+            Some((_, noise)) => noise.learn(shifts, known, half_life_windows),
             None => {
                 let mut noise = Noise::default();
-                noise.learn(shifts, known, settings.noise_half_life_windows);
+                noise.learn(shifts, known, half_life_windows);
                 new.push((*key, noise));
             }
         }
@@ -343,7 +405,7 @@ pub(crate) fn learn(
 }
 
 /// What is learned of the noise of each of `scopes`, in their order.
-pub(crate) fn noises(noise: &BTreeMap<ScopeKey, Noise>, scopes: &Scopes) -> Vec<Noise> {
+pub(crate) fn noises(noise: &Noises, scopes: &Scopes) -> Vec<Noise> {
     let Some(metric) = scopes.first().map(|(key, _)| key.metric) else { return Vec::new() };
     let mut known = noise.range(ScopeKey::all_of(metric)).peekable();
     let mut of = |key: &ScopeKey| {
@@ -360,6 +422,7 @@ pub(crate) const LONG_VARIANCE: f64 = 1.0 / (1.0 + LONG_KEEP);
 mod tests {
     use super::*;
     use crate::correlate::take_common_mode;
+    use crate::learned::Share;
 
     fn lattice(ratio: impl Fn(u16, u16, u16) -> f64) -> Vec<Point> {
         let mut all = Vec::new();
@@ -375,32 +438,40 @@ mod tests {
                     observed: 0.0,
                     expected: 1000.0,
                     log_ratio: ratio(region, device, stack),
+                    share: Share { value: 1.0, uneven: 0.3 },
+                    mode: 0.0,
                     common_mode: 0.0,
+                    disturbance: 0.0,
+                    counted: [[1000.0; 2]; HORIZONS],
                     residual: [0.0; HORIZONS],
                     poisson: [0.001; HORIZONS],
                     explained: 0.0,
                 });
             }
             take_common_mode(&mut points);
-            points.iter_mut().for_each(|p| p.residual[1] = p.residual[0]);
+            for p in &mut points {
+                let observed = 1000.0 * p.log_ratio.exp();
+                p.counted = [[observed, 1000.0 * p.common_mode.exp()]; HORIZONS];
+                p.residual[1] = p.residual[0];
+            }
             all.extend(points);
         }
         all
     }
 
     fn explain(mut points: Vec<Point>) -> Vec<(u16, u16, u16)> {
-        let settings = Judgement::default();
         let mut noise = BTreeMap::new();
         let quiet = lattice(|_, _, _| 0.0);
         for _ in 0..500 {
-            learn(&mut noise, &members(0, &quiet), &quiet, &settings, &|_| false);
+            learn(&mut noise, &members(0, &quiet), &quiet, 288.0, &|_| false);
         }
         let scopes = members(0, &points);
         let search = Search {
             noise: &noises(&noise, &scopes),
-            settings: &settings,
             allowed: &[],
             needed: &|_| 4.5,
+            counts: true,
+            torn: true,
             residual_min: 0.2,
             directions: (true, false),
         };

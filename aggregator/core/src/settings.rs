@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::ingredients::Ingredients;
+
 /// What a metric measures, and so how it is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -263,6 +265,8 @@ pub struct Judgement {
     pub lone_score: f64,
     /// ... and only once it lasted this long. Default 30 windows.
     pub lone_windows: u32,
+    /// What takes part. Default everything.
+    pub ingredients: Ingredients,
 }
 
 impl Default for Judgement {
@@ -289,6 +293,7 @@ impl Default for Judgement {
             young_windows: 6,
             lone_score: 0.98,
             lone_windows: 30,
+            ingredients: Ingredients::default(),
         }
     }
 }

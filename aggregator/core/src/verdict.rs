@@ -59,6 +59,7 @@ pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgemen
     let size = evidence.residual.abs();
     let event_on = evidence.event_is_live
         || evidence.common_mode.abs() >= settings.common_mode_min
+        || (settings.ingredients.synchrony && evidence.disturbance >= settings.common_mode_min)
         || !evidence.calendar.is_empty();
     let sure = evidence.significance >= settings.significance;
     // Two signs that are each just visible are found somewhere in any large fleet; together they have to be clear.
@@ -66,6 +67,7 @@ pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgemen
         errors.raised && evidence.significance.hypot(errors.significance) >= settings.significance_of_both
     };
     let raised = evidence.errors.as_ref().filter(confirms);
+    let slow = evidence.latency.as_ref().filter(confirms);
     if evidence.peers.is_empty() {
         return sure.then(|| rule_without_peers(evidence, settings));
     }
@@ -86,8 +88,13 @@ pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgemen
                 percent(errors.threshold)
             ),
         ),
+        (Role::Traffic, None) if slow.is_some_and(|_| !event_on) => Ruling::page(
+            format!("left over against {} with latency raised inside", peers(evidence)),
+            format!("would have been held back had latency not been raised, or {would}"),
+        ),
         _ if !sure => return None,
-        (Role::Traffic, None) if size >= settings.very_large => {
+        // Events act unevenly; only what leaves next to nothing is no event whatever errors say.
+        (Role::Traffic, None) if size >= if event_on { 2.0 } else { 1.0 } * settings.very_large => {
             Ruling::page(format!("a very large part is left over against {}", peers(evidence)), would)
         }
         (Role::Traffic, None) if evidence.errors.is_none() => {
@@ -99,11 +106,16 @@ pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgemen
         ),
         // Events raise errors a little, and not everywhere alike; several times as many are no event.
         (Role::Errors, _)
-            if size >= if event_on { settings.very_large } else { settings.errors_strongly_raised } =>
+            if evidence.observed >= ERRORS_COUNTED_MIN
+                && size >= if event_on { settings.very_large } else { settings.errors_strongly_raised } =>
         {
             Ruling::page(format!("errors are raised strongly, and not among {}", peers(evidence)), would)
         }
-        (Role::Latency | Role::Saturation, _) if !event_on => {
+        (Role::Latency, _) if !event_on && size >= LATENCY_LARGE => Ruling::page(
+            format!("latency is left over by a large part against {} while no event is on", peers(evidence)),
+            would,
+        ),
+        (Role::Saturation, _) if !event_on => {
             Ruling::page(format!("left over against {} while no event is on", peers(evidence)), would)
         }
         _ => Ruling {
@@ -133,6 +145,13 @@ fn rule_without_peers(evidence: &Evidence, settings: &Judgement) -> Ruling {
         );
     }
     let errors_raised = evidence.errors.as_ref().is_some_and(|errors| errors.raised);
+    if evidence.recovering && !errors_raised {
+        return Ruling::hold(
+            Verdict::Undecided,
+            "no independent stack to compare with, and on its way back by itself",
+            "would have notified had it lasted",
+        );
+    }
     if evidence.residual.abs() >= settings.large || errors_raised {
         return Ruling::page(
             "no independent stack to compare with; large by itself, and no scheduled event covers it",
@@ -152,11 +171,21 @@ fn rule_without_peers(evidence: &Evidence, settings: &Judgement) -> Ruling {
     }
 }
 
+/// Latency that rises by this log ratio pages by itself (65 %).
+const LATENCY_LARGE: f64 = 0.5;
+/// Fewer errors than this in a window page nobody by themselves.
+const ERRORS_COUNTED_MIN: f64 = 4.0;
+/// Traffic that falls by this log ratio falls.
+const FALL_MIN: f64 = 0.1;
+
 /// Rules on what the independent stacks of a region share.
 pub(crate) fn rule_common(evidence: &Evidence, alarm_on: AlarmOn, settings: &Judgement) -> Ruling {
     let direction = evidence.direction;
     let shared = format!("{} share {}", peers(evidence), percent(evidence.common_mode));
-    if let Some(errors) = evidence.errors.as_ref().filter(|errors| errors.raised) {
+    // More people make more errors: without a fall of traffic it takes many times as many to be a failure.
+    let falls = evidence.traffic <= -FALL_MIN || (evidence.metric_is_traffic && direction == Direction::Drop);
+    let least = if falls { 0.0 } else { settings.very_large };
+    if let Some(errors) = evidence.errors.as_ref().filter(|errors| errors.raised && errors.inside >= least) {
         let reason =
             format!("{shared} while errors are {} above expectation everywhere", percent(errors.inside));
         let would = format!(
@@ -233,7 +262,8 @@ mod tests {
     fn errors_decide_while_an_event_is_on() {
         assert!(notifies(&evidence(-0.5, 0.6, Some(true))));
         assert!(!notifies(&evidence(-0.5, 0.6, Some(false))));
-        assert!(notifies(&evidence(-1.7, 0.6, Some(false))));
+        assert!(!notifies(&evidence(-1.7, 0.6, Some(false))));
+        assert!(notifies(&evidence(-3.4, 0.6, Some(false))));
         assert!(notifies(&evidence(-0.9, 0.0, Some(false))));
         assert!(!notifies(&evidence(-0.4, 0.0, Some(false))));
         assert!(notifies(&evidence(-0.4, 0.0, None)));
@@ -249,7 +279,7 @@ mod tests {
     #[test]
     fn errors_by_themselves_have_to_be_many_more_amid_an_event() {
         let rule = |size, common_mode| {
-            let evidence = evidence(size, common_mode, None);
+            let evidence = Evidence { observed: 40.0, ..evidence(size, common_mode, None) };
             rule_leftover(&evidence, Role::Errors, &Judgement::default()).is_some_and(|it| it.notify)
         };
         assert!(rule(1.1, 0.0) && !rule(1.1, 0.5) && rule(1.7, 0.5));
@@ -278,7 +308,10 @@ mod tests {
         let settings = Judgement::default();
         let rule = |evidence: &Evidence| rule_common(evidence, AlarmOn::Drop, &settings);
         assert_eq!(rule(&evidence(-0.8, -0.8, Some(false))).verdict, Verdict::ExternalEvent);
-        assert_eq!(rule(&evidence(-0.8, -0.8, Some(true))).verdict, Verdict::Malfunction);
+        let falls = Evidence { metric_is_traffic: true, ..evidence(-0.8, -0.8, Some(true)) };
+        assert_eq!(rule(&falls).verdict, Verdict::Malfunction);
+        let rush = evidence(0.8, 0.8, Some(true));
+        assert_eq!(rule(&rush).verdict, Verdict::ExternalEvent, "more people make more errors");
         let announced = Evidence { calendar: vec!["football".into()], ..evidence(0.8, 0.8, None) };
         assert_eq!(rule(&announced).verdict, Verdict::ScheduledEvent);
         assert!(rule(&evidence(-4.0, -4.0, None)).notify);

@@ -209,7 +209,11 @@ fn ruled(settings: &Settings) -> (Finding, Evidence) {
             observed,
             expected: 1000.0,
             log_ratio: ratio,
+            share: crate::learned::Share { value: 1.0, uneven: 0.3 },
+            mode: 0.0,
             common_mode: 0.0,
+            disturbance: 0.0,
+            counted: [[0.0; 2]; 2],
             residual: [0.0; 2],
             poisson: [poisson; 2],
             explained: 0.0,
@@ -219,7 +223,7 @@ fn ruled(settings: &Settings) -> (Finding, Evidence) {
         (0..3).flat_map(|device| (0..4).map(move |stack| point(device, stack))).collect();
     take_common_mode(&mut points);
     let members: Vec<usize> = (0..points.len()).filter(|index| points[*index].stack == 0).collect();
-    let (shift, _, common_mode, _) = scopes::pool(&points, &members, 0);
+    let scopes::Sums { shift, common_mode, .. } = scopes::pool(&points, &members, 0);
     let evidence = Evidence {
         metric_is_traffic: true,
         observed: 1500.0,
