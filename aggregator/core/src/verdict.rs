@@ -57,10 +57,7 @@ fn peers(evidence: &Evidence) -> String {
 /// Rules on what is left over in a scope. None when it is too weak to be told at all.
 pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgement) -> Option<Ruling> {
     let size = evidence.residual.abs();
-    let event_on = evidence.event_is_live
-        || evidence.common_mode.abs() >= settings.common_mode_min
-        || (settings.ingredients.synchrony && evidence.disturbance >= settings.common_mode_min)
-        || !evidence.calendar.is_empty();
+    let event_on = is_event_on(evidence, settings);
     let sure = evidence.significance >= settings.significance;
     // Two signs that are each just visible are found somewhere in any large fleet; together they have to be clear.
     let confirms = |errors: &&ErrorEvidence| {
@@ -77,17 +74,7 @@ pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgemen
         percent(evidence.residual)
     );
     let ruling = match (role, raised) {
-        (Role::Traffic, Some(errors)) => Ruling::page(
-            format!(
-                "left over against {} with errors raised by {} inside",
-                peers(evidence),
-                percent(errors.inside - errors.outside)
-            ),
-            format!(
-                "would have been held back as uneven had errors inside stayed below {}, or {would}",
-                percent(errors.threshold)
-            ),
-        ),
+        (Role::Traffic, Some(errors)) => page_with_errors(evidence, errors, &would),
         (Role::Traffic, None) if slow.is_some_and(|_| !event_on) => Ruling::page(
             format!("left over against {} with latency raised inside", peers(evidence)),
             format!("would have been held back had latency not been raised, or {would}"),
@@ -128,6 +115,23 @@ pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgemen
         },
     };
     Some(Ruling { at_once: is_enough_at_once(evidence, settings), ..ruling })
+}
+
+/// Whether something from outside moves the region, by the calendar or by what its stacks share.
+fn is_event_on(evidence: &Evidence, settings: &Judgement) -> bool {
+    evidence.event_is_live
+        || evidence.common_mode.abs() >= settings.common_mode_min
+        || (settings.ingredients.synchrony && evidence.disturbance >= settings.common_mode_min)
+        || !evidence.calendar.is_empty()
+}
+
+fn page_with_errors(evidence: &Evidence, errors: &ErrorEvidence, would: &str) -> Ruling {
+    let raised = percent(errors.inside - errors.outside);
+    let threshold = percent(errors.threshold);
+    Ruling::page(
+        format!("left over against {} with errors raised by {raised} inside", peers(evidence)),
+        format!("would have been held back as uneven had errors inside stayed below {threshold}, or {would}"),
+    )
 }
 
 /// Whether one window is enough. One in which next to nothing was expected proves little, however empty.

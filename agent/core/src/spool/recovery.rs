@@ -217,8 +217,11 @@ impl<S: Storage> Spool<'_, S> {
         if self.blind.is_some() {
             self.blind = Some(openings.saturating_add(1));
             let unreadable = self.recovery.unreadable_segments;
-            // A medium that takes changes and still does not give those segments back has lost them.
-            if openings >= BLIND_OPENINGS_MAX && (0..unreadable).all(|_| self.reclaim_any()) {
+            // A medium that takes changes and still does not give those segments back has lost them. One that is not
+            // even to be emptied, as a folder in the place of a file, stays set aside.
+            let lost =
+                |spool: &mut Self| (0..unreadable).all(|_| spool.reclaim_any()) || spool.takes_changes();
+            if openings >= BLIND_OPENINGS_MAX && lost(self) {
                 self.blind = None;
             }
         }
@@ -228,6 +231,17 @@ impl<S: Storage> Spool<'_, S> {
     fn reclaim_any(&mut self) -> bool {
         let mut set_aside = self.index.numbers().filter(|&segment| self.index.get(segment).read_faults > 0);
         set_aside.next().is_some_and(|segment| matches!(self.reclaim(segment), Ok(true)))
+    }
+
+    /// Whether a segment that nobody uses can be written and emptied.
+    fn takes_changes(&mut self) -> bool {
+        let unused = |segment: &u16| {
+            self.index.get(*segment).lane.is_none() && self.index.get(*segment).read_faults == 0
+        };
+        let Some(segment) = self.index.numbers().find(unused) else { return false };
+        let written = self.storage.write(segment, 0, &[0]);
+        let emptied = self.storage.truncate(segment, 0);
+        self.note(written).is_ok() && self.note(emptied).is_ok()
     }
 
     /// Looks again at segments that were set aside, so that their records are counted should they have to go; until then
