@@ -31,6 +31,10 @@ fn replay(folder: &Path, run: &str) -> (String, String) {
     }
     let report = replay.finish(&input.dropped).expect("results can be written");
     assert_eq!(report.scored, report.observations, "{report:?}");
+    assert_eq!(
+        report.decisions_derived, report.decisions,
+        "each decision comes out again from its basis: {report:?}"
+    );
     let read = |name| fs::read_to_string(out(name)).expect("results were written");
     (read("alarms"), read("ledger"))
 }

@@ -226,7 +226,9 @@ impl Basis {
         let ([now, long], common_mode) = grounds.leftover(0.0);
         match self.finding.source {
             Source::Common => {
+                // The size of an event is measured as if each cell felt all of it.
                 let mut points = grounds.points(0.0);
+                points.iter_mut().for_each(|point| point.share.value = 1.0);
                 derivation.compare(
                     "common mode",
                     round(take_common_mode(&mut points).value),
