@@ -1,15 +1,21 @@
 #!/usr/bin/env bash
-# Fuzzes each target for a number of seconds (default 60) with libFuzzer, on the stable compiler. What it finds stays in
-# target/fuzz/corpus; an input that breaks a target is written to target/fuzz/found, and the script fails.
+# Fuzzes targets with libFuzzer, on the stable compiler: each for a number of seconds (default 60), or with a number of inputs.
+# It begins with the corpus in tests/fuzz/corpus. What it finds stays in target/fuzz/corpus; an input that breaks a target is
+# written to target/fuzz/found, and the script fails.
 #
-#   tests/fuzz.sh [SECONDS] [TARGET...]
+#   tests/fuzz.sh [SECONDS | --inputs N] [TARGET...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-seconds=${1:-60}
-shift || true
+bound=(-max_total_time=60)
+case ${1:-} in
+  --inputs) bound=(-runs="$2"); shift 2 ;;
+  [0-9]*) bound=(-max_total_time="$1"); shift ;;
+esac
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(fuzz_line_protocol fuzz_statsd fuzz_frames fuzz_spool)
+if [ ${#targets[@]} = 0 ]; then
+  for file in tests/fuzz/*.rs; do targets+=("fuzz_$(basename "$file" .rs)"); done
+fi
 
 # A target of its own keeps these flags away from build scripts and from the ordinary build.
 host=$(rustc -vV | sed -n 's/^host: //p')
@@ -26,8 +32,12 @@ mkdir -p target/fuzz/found
 for target in "${targets[@]}"; do
   corpus=target/fuzz/corpus/$target
   mkdir -p "$corpus"
-  # The frames and lines of the repository's own tests are not needed to begin: libFuzzer finds its way from nothing.
-  "target/fuzz/$host/release/$target" "$corpus" -max_total_time="$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=1024 \
+  began=$SECONDS
+  # Seeds are read and never written; a dictionary is only there where a format has words.
+  more=("tests/fuzz/corpus/${target#fuzz_}")
+  [ ! -f "tests/fuzz/corpus/${target#fuzz_}.dict" ] || more+=("-dict=tests/fuzz/corpus/${target#fuzz_}.dict")
+  "target/fuzz/$host/release/$target" "$corpus" "${more[@]}" "${bound[@]}" -max_len=4096 -timeout=10 -rss_limit_mb=1024 \
     -artifact_prefix="target/fuzz/found/$target-" -verbosity=0 -print_final_stats=1 2>&1 |
     sed -n -e '/stat::number_of_executed_units/{s/.*: */'"$target"': executions: /p}' -e '/ERROR\|panicked\|SUMMARY\|Test unit\|assert/p'
+  echo "$target: $((SECONDS - began)) s"
 done

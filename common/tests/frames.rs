@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use vedette_common::limits::{DEVIATIONS_MAX, FRAME_BYTES_MAX};
 use vedette_common::wire::{
     Acknowledge, Birth, Calendar, CellName, Course, Deviation, Direction, Enroll, Enrolled, F24,
-    FRAME_HEADER_BYTES, Fraction, Frame, Heartbeat, Kind, Message, Phase, Refuse, RollUp, Scorer, Shape,
-    Summary, WireError, decode, encode,
+    FRAME_HEADER_BYTES, Fraction, Frame, Heartbeat, Kind, Message, Phase, Refuse, Renew, RollUp, Scorer,
+    Shape, Summary, WireError, decode, encode,
 };
 use vedette_common::{DropReason, Lane, WallMs};
 
@@ -31,6 +31,7 @@ fn decodes(frame: &Frame<'_>) -> bool {
         Kind::Calendar => decode::<Calendar>(frame).is_ok(),
         Kind::Enroll => decode::<Enroll>(frame).is_ok(),
         Kind::Enrolled => decode::<Enrolled>(frame).is_ok(),
+        Kind::Renew => decode::<Renew>(frame).is_ok(),
     }
 }
 
@@ -79,7 +80,7 @@ fn each_fault_has_its_own_error() {
     assert_eq!(with(0, b'X'), WireError::BadMagic(*b"Xd"));
     assert_eq!(with(2, 9), WireError::UnknownVersion(9));
     assert_eq!(with(3, 0), WireError::UnknownKind(0));
-    assert_eq!(with(3, 9), WireError::UnknownKind(9));
+    assert_eq!(with(3, 10), WireError::UnknownKind(10));
     assert!(matches!(with(7, 0xff), WireError::TooLong(_)));
     assert!(matches!(with(8, good[8] ^ 1), WireError::BadChecksum { .. }));
 
@@ -194,7 +195,7 @@ proptest! {
 
     #[test]
     fn random_payloads_under_a_good_header_never_panic(
-        payload in prop::collection::vec(any::<u8>(), 0..400), kind in 0usize..8
+        payload in prop::collection::vec(any::<u8>(), 0..400), kind in 0..Kind::ALL.len()
     ) {
         let bytes = resealed(&payload, Kind::ALL[kind]);
         let (frame, used) = Frame::parse(&bytes).unwrap();

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use vedette_common::limits::FRAME_BYTES_MAX;
 use vedette_common::wire::{
     Acknowledge, Birth, Calendar, Enroll, Enrolled, FRAME_HEADER_BYTES, Frame, Heartbeat, Kind, MAGIC,
-    Message, Refuse, Summary, VERSION, decode, encode,
+    Message, Refuse, Renew, Summary, VERSION, decode, encode,
 };
 
 fuzz_target!(|bytes: &[u8]| {
@@ -19,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
         rest = &rest[taken..];
     }
     if let Some((&kind, payload)) = bytes.split_first() {
-        let sealed = seal(1 + kind % 8, payload);
+        let sealed = seal(1 + kind % 9, payload);
         if let Ok((frame, _)) = Frame::parse(&sealed) {
             decode_any(&frame);
         }
@@ -54,6 +54,7 @@ fn decode_any(frame: &Frame<'_>) {
         Kind::Calendar => again::<Calendar>(frame),
         Kind::Enroll => again::<Enroll>(frame),
         Kind::Enrolled => again::<Enrolled>(frame),
+        Kind::Renew => again::<Renew>(frame),
     }
 }
 

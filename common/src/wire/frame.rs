@@ -36,11 +36,13 @@ pub enum Kind {
     Enroll = 7,
     /// The certificate.
     Enrolled = 8,
+    /// A request for another certificate in place of the present one.
+    Renew = 9,
 }
 
 impl Kind {
     /// Every kind, in the order of its number.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Birth,
         Self::Summary,
         Self::Heartbeat,
@@ -49,6 +51,7 @@ impl Kind {
         Self::Calendar,
         Self::Enroll,
         Self::Enrolled,
+        Self::Renew,
     ];
 
     const fn from_byte(byte: u8) -> Option<Self> {

@@ -101,6 +101,8 @@ pub enum RefuseReason {
     TokenExpired,
     /// The agent's name belongs to another key already.
     AgentKnown,
+    /// The agent's certificate was revoked.
+    Revoked,
 }
 
 impl RefuseReason {
@@ -116,6 +118,7 @@ impl RefuseReason {
             Self::TokenUsed => "token_used",
             Self::TokenExpired => "token_expired",
             Self::AgentKnown => "agent_known",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -162,7 +165,14 @@ pub struct Enroll {
     pub csr_der: Vec<u8, CERTIFICATE_BYTES_MAX>,
 }
 
-/// The answer to [`Enroll`].
+/// A request for another certificate in place of the one that the connection was opened with, for a new key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renew {
+    /// A PKCS #10 signing request (RFC 2986) in DER, its common name the agent's id.
+    pub csr_der: Vec<u8, CERTIFICATE_BYTES_MAX>,
+}
+
+/// The answer to [`Enroll`] and [`Renew`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enrolled {
     /// The agent's certificate in DER.
@@ -191,4 +201,7 @@ impl Message for Enroll {
 }
 impl Message for Enrolled {
     const KIND: Kind = Kind::Enrolled;
+}
+impl Message for Renew {
+    const KIND: Kind = Kind::Renew;
 }

@@ -13,7 +13,7 @@ pub use codec::{decode, encode};
 pub use frame::{FRAME_HEADER_BYTES, Frame, Kind, MAGIC, VERSION, WireError};
 pub use message::{
     Acknowledge, Birth, Calendar, CalendarEntry, DropCount, Enroll, Enrolled, Heartbeat, Message, Name,
-    Refuse, RefuseReason,
+    Refuse, RefuseReason, Renew,
 };
 pub use quantity::{F24, Fraction, Shape};
 pub use strings::{StringTable, StringsFull};

@@ -5,7 +5,8 @@
 use heapless::Vec;
 use vedette_common::wire::{
     Acknowledge, Birth, Calendar, CalendarEntry, CellName, Course, Deviation, Direction, DropCount, Enroll,
-    Enrolled, F24, Fraction, Heartbeat, NO_TAGS, Phase, Refuse, RefuseReason, RollUp, Scorer, Shape, Summary,
+    Enrolled, F24, Fraction, Heartbeat, NO_TAGS, Phase, Refuse, RefuseReason, Renew, RollUp, Scorer, Shape,
+    Summary,
 };
 use vedette_common::{AgentId, BootId, Lane, RecordKey, Sequence, WallMs};
 
@@ -113,4 +114,8 @@ pub(crate) fn enrolled() -> Enrolled {
         certificate_der: Vec::from_slice(&[0x30, 0x01, 0]).unwrap(),
         ca_der: Vec::from_slice(&[0x30, 0x02, 1, 2]).unwrap(),
     }
+}
+
+pub(crate) fn renew() -> Renew {
+    Renew { csr_der: Vec::from_slice(&[0x30, 0x03, 1, 2, 255]).unwrap() }
 }
