@@ -3,7 +3,7 @@
 //! The only place of the simulator that writes to a disk. The truth is for the grader and never for what is graded.
 
 use super::occurrence::NamedScope;
-use super::{Fleet, INTERVAL_S, Kind, Telemetry, calendar, telemetry};
+use super::{Fleet, INTERVAL_S, Kind, Occurrence, Telemetry, World, calendar, telemetry};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
@@ -45,6 +45,20 @@ pub struct TrueOccurrence {
     pub until: DateTime<Utc>,
     /// True if the calendar held it at any time, right or wrong.
     pub announced: bool,
+    /// How strong it was.
+    #[serde(default)]
+    pub strength: Strength,
+}
+
+/// What an occurrence does at full strength to a cell of weight 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Strength {
+    /// Factor on traffic.
+    pub traffic: f64,
+    /// Factor on errors.
+    pub errors: f64,
+    /// Traffic of all its cells in five minutes, as it is usual when it begins.
+    pub expected: f64,
 }
 
 /// The truth of a fleet.
@@ -57,6 +71,7 @@ pub fn truth(fleet: &Fleet) -> Truth {
         from: moment(occurrence.from_s),
         until: moment(occurrence.until_s),
         announced: occurrence.announced_s.is_some(),
+        strength: strength(world, occurrence),
     });
     Truth {
         seed: fleet.seed,
@@ -70,6 +85,16 @@ pub fn truth(fleet: &Fleet) -> Truth {
             stack: world.stacks.iter().map(|stack| stack.name.to_owned()).collect(),
         },
         occurrences: occurrences.collect(),
+    }
+}
+
+fn strength(world: &World, occurrence: &Occurrence) -> Strength {
+    let cells = world.cells().filter(|&cell| occurrence.scope.covers(cell));
+    let usual = cells.map(|cell| world.traffic(cell) * world.season(cell, occurrence.from_s));
+    Strength {
+        traffic: occurrence.effect.traffic_log.exp(),
+        errors: occurrence.effect.errors,
+        expected: usual.sum(),
     }
 }
 

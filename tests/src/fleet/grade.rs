@@ -21,6 +21,19 @@ pub struct Alarm {
     at: DateTime<Utc>,
     #[serde(default)]
     scope: NamedScope,
+    #[serde(default)]
+    evidence: Said,
+}
+
+/// The part of an alarm's evidence that tells a reader of mistakes the most.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Said {
+    metric: String,
+    residual: f64,
+    common_mode: f64,
+    significance: f64,
+    reason: String,
 }
 
 /// An incident that notified people.
@@ -30,6 +43,7 @@ struct Page {
     at: DateTime<Utc>,
     /// As large as it became while open.
     scope: NamedScope,
+    said: Said,
 }
 
 /// What was measured. Ratios in [0, 1]; a ratio of nothing is absent.
@@ -114,16 +128,9 @@ pub fn grade(truth: &Truth, alarms: &[Alarm]) -> Grade {
             None => false_pages.push(page),
         }
     }
-    for page in &false_pages {
-        let during = truth.occurrences.iter().find(|it| it.kind != Kind::Growth && overlaps(truth, it, page));
-        mistakes.push(format!(
-            "false page {}{}",
-            told(page),
-            during.map_or(String::new(), |it| format!(" during {}", named(it)))
-        ));
-    }
+    mistakes.extend(false_pages.iter().map(|page| false_page(truth, page)));
     let missed = faults.iter().zip(&found).filter(|(_, page)| page.is_none());
-    mistakes.extend(missed.map(|(fault, _)| format!("missed {}", named(fault))));
+    mistakes.extend(missed.map(|(fault, _)| missed_fault(truth, alarms, fault)));
 
     let event_paged = |event: &TrueOccurrence| false_pages.iter().any(|page| overlaps(truth, event, page));
     let events_paged = events.iter().filter(|event| event_paged(event)).count();
@@ -187,7 +194,8 @@ fn pages(alarms: &[Alarm]) -> Vec<Page> {
             pages[index].scope = alarm.scope.clone();
         } else {
             open.insert(&alarm.id, pages.len());
-            pages.push(Page { id: alarm.id.clone(), at: alarm.at, scope: alarm.scope.clone() });
+            let (id, scope, said) = (alarm.id.clone(), alarm.scope.clone(), alarm.evidence.clone());
+            pages.push(Page { id, at: alarm.at, scope, said });
         }
     }
     pages
@@ -252,17 +260,61 @@ fn tally(outcomes: impl Iterator<Item = (String, bool)>) -> BTreeMap<String, [us
     counts
 }
 
+/// What paged for nothing, and what went on there.
+fn false_page(truth: &Truth, page: &Page) -> String {
+    let during = truth.occurrences.iter().find(|it| it.kind != Kind::Growth && overlaps(truth, it, page));
+    let during = during.map_or(String::new(), |it| format!(" during {}", named(it)));
+    format!("false page {}{during}", told(page))
+}
+
+/// Incidents that were held back told of a missed fault at most.
+const HELD_TOLD_MAX: usize = 3;
+
+/// What was missed, how strong it was, and what was held back where it was.
+fn missed_fault(truth: &Truth, alarms: &[Alarm], fault: &TrueOccurrence) -> String {
+    let held = alarms.iter().filter(|alarm| alarm.state == "suppressed" && alarm.kind == "malfunction");
+    let mut near: Vec<(f64, Page)> = held
+        .map(|alarm| Page {
+            id: alarm.id.clone(),
+            at: alarm.at,
+            scope: alarm.scope.clone(),
+            said: alarm.evidence.clone(),
+        })
+        .filter(|page| overlaps(truth, fault, page))
+        .map(|page| (jaccard(truth, &fault.scope, &page.scope), page))
+        .collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let near = near.iter().take(HELD_TOLD_MAX).map(|(_, page)| format!("; held back: {}", told(page)));
+    format!("missed {}{}", named(fault), near.collect::<String>())
+}
+
 fn named(occurrence: &TrueOccurrence) -> String {
+    let strength = &occurrence.strength;
     format!(
-        "{} {} from {}",
+        "{} {} from {} to {} (traffic x {:.2} of {:.0} in five minutes, errors x {:.1})",
         occurrence.cause,
         place(&occurrence.scope),
-        occurrence.from.format("%m-%dT%H:%M")
+        occurrence.from.format("%m-%dT%H:%M"),
+        occurrence.until.format("%m-%dT%H:%M"),
+        strength.traffic,
+        strength.expected,
+        strength.errors
     )
 }
 
 fn told(page: &Page) -> String {
-    format!("{} {} at {}", page.id, place(&page.scope), page.at.format("%m-%dT%H:%M"))
+    let said = &page.said;
+    format!(
+        "{} {} at {} [{} shared {:+.2} left {:+.2}, {:.1} deviations: {}]",
+        page.id,
+        place(&page.scope),
+        page.at.format("%m-%dT%H:%M"),
+        said.metric,
+        said.common_mode,
+        said.residual,
+        said.significance,
+        said.reason
+    )
 }
 
 fn place(scope: &NamedScope) -> String {
@@ -291,6 +343,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::files::Strength;
     use super::super::{Fleet, files};
     use super::*;
     use serde_json::json;
@@ -309,6 +362,7 @@ mod tests {
             from: time(from),
             until: time(until),
             announced: false,
+            strength: Strength::default(),
         }
     }
 

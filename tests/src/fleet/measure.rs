@@ -219,8 +219,15 @@ pub fn schedule(fleet: &Fleet) -> Vec<ScheduleEntry> {
 /// # Panics
 /// When the recording is none.
 pub fn measure(fleet: &Fleet, recording: &Recording, settings: &Settings) -> Grade {
-    let alarms = recording.judge(fleet, settings);
-    grade::grade(&files::truth(fleet), &grade::parse_alarms(&alarms).expect("alarms are NDJSON"))
+    grade(fleet, &recording.judge(fleet, settings))
+}
+
+/// Grades alarms about `fleet`.
+///
+/// # Panics
+/// When they are not NDJSON.
+pub fn grade(fleet: &Fleet, alarms: &str) -> Grade {
+    grade::grade(&files::truth(fleet), &grade::parse_alarms(alarms).expect("alarms are NDJSON"))
 }
 
 /// How many faults and events a fleet has, for a first look.

@@ -12,6 +12,7 @@
 //! | what is measured | `telemetry.rs` |
 //! | what is written | `files.rs`, `calendar.rs` |
 //! | how good were the alarms | `grade.rs` |
+//! | how good are they over many fleets | `measure.rs`, `table.rs` |
 
 pub mod calendar;
 mod class;
@@ -22,6 +23,7 @@ pub mod measure;
 pub mod occurrence;
 pub mod plan;
 pub mod random;
+pub mod table;
 pub mod telemetry;
 pub mod world;
 
