@@ -18,6 +18,7 @@ use vedette_common::{AgentId, BootId, Lane, RecordKey};
 
 use crate::clock::Clock;
 use crate::limits::{BATCH_RECORDS_MAX, COMMIT_LINGER, COMMIT_RETRY, PUBLISH_INTERVAL};
+use crate::listen::inbox::Inputs;
 use crate::listen::{AgentMessage, Input, Replies, stopped};
 use crate::metrics::{Metrics, Tally};
 use crate::outbox::Routes;
@@ -142,7 +143,7 @@ impl Driver {
     /// [`DriveError::Closed`] when the store's thread is gone.
     pub async fn run(
         mut self,
-        mut inputs: mpsc::Receiver<Input>,
+        mut inputs: Inputs,
         mut orders: mpsc::Receiver<Order>,
         mut stopping: watch::Receiver<bool>,
     ) -> Result<(), DriveError> {
@@ -154,7 +155,7 @@ impl Driver {
                 biased;
                 () = stopped(&mut stopping) => break,
                 Some(order) = orders.recv() => self.obey(order),
-                Some(input) = inputs.recv() => self.gather(input, &mut inputs).await,
+                input = inputs.next() => self.gather(input, &mut inputs).await,
                 () = sleep_until(wake) => {}
             }
             self.core.handle_deadline(self.clock.now());
@@ -164,7 +165,7 @@ impl Driver {
             }
         }
         inputs.close();
-        while let Ok(input) = inputs.try_recv() {
+        while let Some(input) = inputs.take() {
             self.take(input);
         }
         self.commit(&stopping).await?;
@@ -181,14 +182,14 @@ impl Driver {
     }
 
     /// Takes `first` and what comes shortly after it, so that many records share one commit.
-    async fn gather(&mut self, first: Input, inputs: &mut mpsc::Receiver<Input>) {
+    async fn gather(&mut self, first: Input, inputs: &mut Inputs) {
         self.take(first);
         let until = Instant::now() + COMMIT_LINGER;
         while self.batch.records < BATCH_RECORDS_MAX {
-            let Ok(Some(input)) = timeout_at(until, inputs.recv()).await else { break };
+            let Ok(input) = timeout_at(until, inputs.next()).await else { break };
             self.take(input);
         }
-        self.outlets.metrics.core_queue.set(i64::try_from(inputs.len()).unwrap_or(i64::MAX));
+        self.outlets.metrics.core_queue.set(i64::try_from(inputs.waiting()).unwrap_or(i64::MAX));
     }
 
     fn take(&mut self, input: Input) {

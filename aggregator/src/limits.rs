@@ -22,8 +22,12 @@ pub const TOKEN_MEMORY: Duration = Duration::from_secs(30 * 86_400);
 
 /// Records handed to the core that wait for the store, at most; the core takes no more input until the store has caught up.
 pub const BATCH_RECORDS_MAX: usize = 512;
-/// Inputs that wait for the core, at most; connections then stop reading, and QUIC's flow control holds the agents back.
-pub const CORE_QUEUE_MAX: usize = 512;
+/// Records of each lane (deviations, roll-ups) that wait for the core, at most; more are refused with a time to try again.
+pub const ADMITTED_MAX: [usize; 2] = [512, 512];
+/// The shortest time after which a refused agent is to try again, milliseconds.
+pub const RETRY_AFTER_MS_MIN: u32 = 250;
+/// The longest.
+pub const RETRY_AFTER_MS_MAX: u32 = 60_000;
 /// Frames that wait to be written to one connection; an agent that does not read that many is disconnected.
 pub const REPLY_QUEUE_MAX: usize = 256;
 /// Bytes of a frame to an agent.
@@ -48,8 +52,10 @@ pub const MQTT_ARRIVALS_MAX: usize = 16;
 pub const MQTT_UNCONFIRMED_MAX: u16 = 64;
 /// Requests to the MQTT library that wait for room among those.
 pub const MQTT_REQUESTS_MAX: usize = 16;
-/// Handshakes under way, at most; more are turned away before any cryptography.
+/// Connections under way at a time whose agent is not known yet, at most; more are turned away before any cryptography.
 pub const HANDSHAKES_MAX: usize = 256;
+/// Those of one address (of one /64 in IPv6), at most: a flood from there leaves room for others.
+pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
 /// Handshakes under way from which a newcomer must first prove its address by a QUIC retry.
 pub const HANDSHAKES_UNPROVEN_MAX: usize = 32;
 /// Enrolments under way, at most.
@@ -96,5 +102,7 @@ const _: () = assert!(SERVER_CERTIFICATE_RENEWAL.as_secs() * 2 <= SERVER_CERTIFI
 const _: () = assert!(ALERTMANAGER_BELIEF.as_secs() >= 3 * ALERTMANAGER_RESEND.as_secs());
 const _: () = assert!(STREAM_WINDOW_BYTES as usize >= 2 * vedette_common::limits::FRAME_BYTES_MAX);
 const _: () = assert!(MQTT_PACKET_BYTES_MAX as usize > MQTT_MESSAGE_BYTES_MAX);
-const _: () = assert!(HANDSHAKES_UNPROVEN_MAX < HANDSHAKES_MAX);
+const _: () = assert!(HANDSHAKES_UNPROVEN_MAX < HANDSHAKES_PER_ADDRESS_MAX);
+const _: () = assert!(2 * HANDSHAKES_PER_ADDRESS_MAX <= HANDSHAKES_MAX);
+const _: () = assert!(RETRY_AFTER_MS_MIN < RETRY_AFTER_MS_MAX);
 const _: () = assert!(RETRY_PAUSE_MIN.as_millis() < RETRY_PAUSE_MAX.as_millis());

@@ -23,10 +23,11 @@ use crate::config::Config;
 use crate::drive::{Driver, Order, Outlets};
 use crate::enroll::{Enroller, unix_ms};
 use crate::http::{self, CoreCounts, Health};
-use crate::limits::{CORE_QUEUE_MAX, HISTORY_SWEEP, SERVER_CERTIFICATE_RENEWAL, STOP_TIMEOUT};
+use crate::limits::{HISTORY_SWEEP, SERVER_CERTIFICATE_RENEWAL, STOP_TIMEOUT};
+use crate::listen::Reception;
+use crate::listen::inbox::{self, Inbox};
 use crate::listen::mqtt::MqttListener;
 use crate::listen::quic::QuicListener;
-use crate::listen::{Input, Reception};
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::outbox::{self, Routes};
@@ -86,8 +87,8 @@ impl Service {
         let stores = Stores::open(&folder)?;
         let enroller = Arc::new(Enroller::start(authority, stores.writes.clone(), folder.clone()).await?);
         let metrics = Metrics::default();
-        let (inputs, received) = mpsc::channel(CORE_QUEUE_MAX);
-        let reception = reception(&config, &enroller, inputs, &metrics);
+        let (inbox, received) = inbox::inbox(metrics.clone());
+        let reception = reception(&config, &enroller, inbox, &metrics);
         let mqtt = mqtt_listener(&config, &reception);
         let listener = Arc::new(QuicListener::bind(config.listen.quic, reception)?);
         let web = http::bind(config.listen.http).await?;
@@ -256,15 +257,10 @@ fn health(metrics: &Metrics, outlets: &Outlets, pictures: watch::Receiver<Arc<Sn
     Health { ready: Arc::clone(&outlets.ready), page: Arc::new(page) }
 }
 
-fn reception(
-    config: &Config,
-    enroller: &Arc<Enroller>,
-    inputs: mpsc::Sender<Input>,
-    metrics: &Metrics,
-) -> Reception {
+fn reception(config: &Config, enroller: &Arc<Enroller>, inbox: Inbox, metrics: &Metrics) -> Reception {
     Reception {
         enroller: Arc::clone(enroller),
-        inputs,
+        inbox,
         metrics: metrics.clone(),
         connections_max: usize::try_from(config.limits.connections_max).unwrap_or(usize::MAX),
     }

@@ -7,15 +7,17 @@
 //!
 //! Order of output on a connection: birth, heartbeat, then deviations before roll-ups. Each lane has a window
 //! of its own, so that a backlog of roll-ups never holds up a deviation.
-use heapless::Deque;
-use vedette_common::limits::{FRAME_BYTES_MAX, IN_FLIGHT_MAX};
+mod flight;
+
+use vedette_common::limits::FRAME_BYTES_MAX;
 use vedette_common::wire::{
     Acknowledge, Birth, DropCount, Frame, Heartbeat, Kind, Message, Refuse, RefuseReason, WireError, decode,
     encode,
 };
 use vedette_common::{DropCounts, Lane, MonoMs, Now, RecordKey};
 
-use crate::spool::{AcknowledgeError, Position, Spool, Storage};
+use crate::spool::{AcknowledgeError, Spool, Storage};
+use flight::{Flight, InFlight};
 
 /// Timeouts in a row, without an acknowledgement in between, after which the connection counts as dead.
 pub const TIMEOUTS_MAX: u32 = 4;
@@ -133,60 +135,6 @@ enum State {
     Closing { retry_after_ms: u32 },
 }
 
-/// A record that was sent and is not acknowledged.
-#[derive(Clone, Copy, Debug)]
-struct InFlight {
-    position: Position,
-    frame_bytes: u32,
-}
-
-/// What is on its way in one lane.
-#[derive(Debug, Default)]
-struct Flight {
-    records: Deque<InFlight, IN_FLIGHT_MAX>,
-    bytes: u32,
-    /// The last record sent, or acknowledged, since the lane last went back.
-    cursor: Option<Position>,
-    /// The key that the last heartbeat named as the horizon.
-    announced: Option<RecordKey>,
-    /// The newest record ever sent; what is not after it is a repetition.
-    newest: Option<Position>,
-    /// When the oldest record in flight was sent, or the last acknowledgement came.
-    since: MonoMs,
-    timeouts: u32,
-    rests_until: Option<MonoMs>,
-}
-
-impl Flight {
-    /// Starts over from the oldest record in the spool.
-    fn go_back(&mut self) {
-        self.records.clear();
-        (self.bytes, self.cursor, self.announced) = (0, None, None);
-    }
-
-    /// Takes what `key` covers out of flight. `progress`: the acknowledgement was news.
-    fn settle(&mut self, now: MonoMs, key: RecordKey, progress: bool) {
-        let covers = |position: Position| position.boot == key.boot && position.sequence <= key.sequence;
-        while let Some(first) = self.records.front().copied().filter(|first| covers(first.position)) {
-            self.records.pop_front();
-            self.bytes = self.bytes.saturating_sub(first.frame_bytes);
-        }
-        if progress {
-            (self.since, self.timeouts) = (now, 0);
-        }
-        // The aggregator is further than the lane went since it went back: go on from there.
-        if let Some(cursor) = self.cursor.filter(|cursor| covers(*cursor)) {
-            self.cursor = Some(Position { sequence: key.sequence, ..cursor });
-        }
-    }
-
-    fn timeout_at(&self, settings: &LinkSettings) -> Option<MonoMs> {
-        let ms = u64::from(settings.acknowledge_timeout_ms) << self.timeouts.min(16);
-        let ms = ms.min(u64::from(settings.retry_ms_max.max(settings.acknowledge_timeout_ms)));
-        (!self.records.is_empty()).then(|| self.since.plus_ms(ms))
-    }
-}
-
 /// The link of one agent to its aggregator; see the module. Takes about 8 KiB.
 #[derive(Debug)]
 pub struct Link {
@@ -198,6 +146,8 @@ pub struct Link {
     counts: LinkCounts,
     attempts: u32,
     connected_once: bool,
+    /// The aggregator has no room for this agent before that.
+    stays_away_until: MonoMs,
     random: u64,
 }
 
@@ -213,6 +163,7 @@ impl Link {
             counts: LinkCounts::default(),
             attempts: 0,
             connected_once: false,
+            stays_away_until: MonoMs(0),
             random: seed,
         }
     }
@@ -270,6 +221,7 @@ impl Link {
         match received {
             // An aggregator that answers ends the series of failed attempts, unless it sends the agent away.
             Ok(Received::Dismissed(_)) => {}
+            Ok(Received::Overloaded(_)) if self.stays_away_until > now.mono => {}
             Ok(_) => self.attempts = 0,
             Err(_) => self.counts.bad_frames += 1,
         }
@@ -336,7 +288,8 @@ impl Link {
             .min(u64::from(self.settings.retry_ms_max));
         self.attempts = self.attempts.saturating_add(1);
         let jitter = self.next_random() % (full / 2 + 1);
-        self.state = State::Waiting { until: now.plus_ms((full - jitter).max(u64::from(at_least_ms))) };
+        let until = now.plus_ms((full - jitter).max(u64::from(at_least_ms)));
+        self.state = State::Waiting { until: until.max(self.stays_away_until) };
     }
 
     /// SplitMix64 (Steele, Lea and Flood 2014): enough to spread attempts, and the same on every target.
@@ -403,13 +356,15 @@ impl Link {
         self.counts.refused += 1;
         match (reason, key) {
             (RefuseReason::Overloaded, key) => {
-                let of_key = |lane: &Lane| key.is_none_or(|key| key.lane == *lane);
-                for lane in Lane::ALL.iter().filter(|lane| of_key(lane)) {
-                    let flight = &mut self.flights[lane.index()];
-                    flight.go_back();
-                    // The aggregator answered: this is no timeout.
-                    flight.timeouts = 0;
-                    flight.rests_until = Some(now.plus_ms(u64::from(retry_after_ms)));
+                // Those who were refused at the same time do not come back at the same time.
+                let jitter = self.next_random() % (u64::from(retry_after_ms) / 4 + 1);
+                let until = now.plus_ms(u64::from(retry_after_ms) + jitter);
+                match key {
+                    Some(key) => self.flights[key.lane.index()].hold_back(until),
+                    None => {
+                        self.stays_away_until = until;
+                        self.flights.iter_mut().for_each(|flight| flight.hold_back(until));
+                    }
                 }
                 Ok(Received::Overloaded(retry_after_ms))
             }
@@ -437,8 +392,7 @@ impl Link {
         buffer: &mut [u8; FRAME_BYTES_MAX],
     ) -> Option<LinkOutput> {
         let flight = &mut self.flights[lane.index()];
-        let full = flight.records.is_full() || flight.bytes >= self.settings.in_flight_bytes_max;
-        if full || flight.rests_until.is_some() {
+        if !flight.has_room(self.settings.in_flight_bytes_max) {
             return None;
         }
         let Ok(next) = spool.next(lane, flight.cursor) else {
@@ -527,159 +481,4 @@ fn send<M: Message>(message: &M, buffer: &mut [u8; FRAME_BYTES_MAX]) -> Option<L
 }
 
 #[cfg(test)]
-mod tests {
-    use core::convert::Infallible;
-    use std::vec::Vec;
-
-    use vedette_common::{AgentId, BootId, DropReason, WallMs};
-
-    use super::*;
-    use crate::spool::{MemoryStorage, Segment, SpoolMemory, SpoolSettings, SyncPolicy};
-
-    const SETTINGS: SpoolSettings = SpoolSettings {
-        bytes_max: 1 << 16,
-        segment_bytes: 1 << 13,
-        deviations_bytes_max: 1 << 15,
-        frame_bytes_max: 64,
-        sync: SyncPolicy::EachWindow,
-    };
-
-    fn at(ms: u64) -> Now {
-        Now { mono: MonoMs(ms), wall: WallMs(ms as i64) }
-    }
-
-    fn birth() -> Birth {
-        Birth {
-            agent: AgentId::parse("edge-1").unwrap(),
-            boot: BootId(1),
-            version: heapless::String::new(),
-            started_at: WallMs(0),
-            window_ms: 1_000,
-            regions: heapless::Vec::new(),
-            series_max: 1,
-        }
-    }
-
-    fn with_link(body: impl FnOnce(&mut Link, &mut Spool<'_, MemoryStorage<'_>>)) {
-        let (mut bytes, mut lengths) = ([0; 1 << 16], [None; 8]);
-        let (mut segments, mut buffer) = ([Segment::default(); 8], [0; SETTINGS.buffer_bytes()]);
-        let memory = SpoolMemory { segments: &mut segments, buffer: &mut buffer };
-        let storage = MemoryStorage::new(&mut bytes, &mut lengths);
-        let mut spool = Spool::open(storage, SETTINGS, memory, BootId(1)).unwrap();
-        body(&mut Link::new(LinkSettings::default(), birth(), 1), &mut spool);
-    }
-
-    fn append(spool: &mut Spool<'_, MemoryStorage<'_>>, lane: Lane) -> RecordKey {
-        let write =
-            |key, buffer: &mut [u8]| Ok::<_, Infallible>(encode(&Acknowledge { key }, buffer).unwrap());
-        spool.append(lane, write).unwrap()
-    }
-
-    fn answer<M: Message>(link: &mut Link, spool: &mut Spool<'_, MemoryStorage<'_>>, ms: u64, message: &M) {
-        let mut buffer = [0; 256];
-        let length = encode(message, &mut buffer).unwrap();
-        let (frame, _) = Frame::parse(&buffer[..length]).unwrap();
-        link.handle_frame(at(ms), &frame, spool).unwrap();
-    }
-
-    /// Everything the link sends at `ms`: the kind, and the key where a record stands for itself.
-    fn drain(
-        link: &mut Link,
-        spool: &mut Spool<'_, MemoryStorage<'_>>,
-        ms: u64,
-    ) -> Vec<(Kind, Option<RecordKey>)> {
-        let mut sent = Vec::new();
-        let mut buffer = [0; FRAME_BYTES_MAX];
-        while let Some(output) = link.poll_output(at(ms), spool, &mut buffer) {
-            match output {
-                LinkOutput::Connect => link.handle_connected(at(ms)),
-                LinkOutput::Close => break,
-                LinkOutput::Send(length) => {
-                    let (frame, _) = Frame::parse(&buffer[..length]).unwrap();
-                    let key = decode::<Acknowledge>(&frame).ok().map(|acknowledge| acknowledge.key);
-                    sent.push((frame.kind, key));
-                }
-            }
-        }
-        sent
-    }
-
-    #[test]
-    fn birth_and_horizons_come_first_and_a_backlog_never_holds_up_a_deviation() {
-        with_link(|link, spool| {
-            for _ in 0..IN_FLIGHT_MAX + 5 {
-                append(spool, Lane::RollUps);
-            }
-            let sent = drain(link, spool, 0);
-            assert_eq!((sent[0].0, sent[1].0), (Kind::Birth, Kind::Heartbeat));
-            assert_eq!(sent.len(), 2 + IN_FLIGHT_MAX);
-            let deviation = append(spool, Lane::Deviations);
-            let sent = drain(link, spool, 1);
-            assert_eq!(sent, [(Kind::Heartbeat, None), (Kind::Acknowledge, Some(deviation))]);
-        });
-    }
-
-    #[test]
-    fn silence_makes_it_go_back_and_in_the_end_close() {
-        with_link(|link, spool| {
-            let key = append(spool, Lane::RollUps);
-            drain(link, spool, 0);
-            let again = drain(link, spool, 5_000);
-            assert_eq!(again, [(Kind::Heartbeat, None), (Kind::Acknowledge, Some(key))]);
-            assert_eq!((link.counts().resent, link.counts().timeouts), (1, 1));
-            for ms in [15_000, 35_000, 75_000] {
-                drain(link, spool, ms);
-            }
-            assert!(!link.is_connected());
-            assert_eq!(spool.records(Lane::RollUps), 1);
-        });
-    }
-
-    #[test]
-    fn refusals_rest_drop_or_dismiss() {
-        with_link(|link, spool| {
-            let key = append(spool, Lane::RollUps);
-            drain(link, spool, 0);
-            let refuse = |reason, key, retry_after_ms| Refuse { reason, key, retry_after_ms };
-            answer(link, spool, 1, &refuse(RefuseReason::Overloaded, Some(key), 2_000));
-            assert_eq!((drain(link, spool, 2_000).len(), link.poll_deadline()), (0, Some(MonoMs(2_001))));
-            assert_eq!(drain(link, spool, 2_001).last(), Some(&(Kind::Acknowledge, Some(key))));
-            answer(link, spool, 2_100, &refuse(RefuseReason::Malformed, Some(key), 0));
-            answer(link, spool, 2_100, &Acknowledge { key });
-            assert_eq!(spool.counts().dropped.get(DropReason::Refused), 1);
-            assert_eq!((spool.counts().acknowledged, spool.records(Lane::RollUps)), (0, 0));
-            answer(link, spool, 2_200, &refuse(RefuseReason::WrongIdentity, None, 0));
-            drain(link, spool, 2_200);
-            assert_eq!(link.poll_deadline(), Some(MonoMs(62_200)));
-        });
-    }
-
-    #[test]
-    fn attempts_spread_and_slow_down_to_a_limit() {
-        with_link(|link, spool| {
-            let (mut now, mut buffer) = (0, [0; FRAME_BYTES_MAX]);
-            for attempt in 0..12 {
-                assert_eq!(link.poll_output(at(now), spool, &mut buffer), Some(LinkOutput::Connect));
-                link.handle_disconnected(at(now));
-                let full = (1_000 << attempt).min(60_000);
-                let waits = link.poll_deadline().unwrap().0 - now;
-                assert!((full / 2..=full).contains(&waits), "attempt {attempt} waits {waits} ms");
-                now += waits;
-            }
-            assert_eq!(link.counts().reconnects, 11);
-        });
-    }
-
-    #[test]
-    fn the_longest_heartbeat_and_birth_fit_a_frame() {
-        with_link(|link, spool| {
-            let mut longest = birth();
-            while longest.regions.push("r".repeat(64).as_str().try_into().unwrap()).is_ok() {}
-            link.set_birth(longest);
-            let mut dropped = DropCounts::new();
-            DropReason::ALL.into_iter().for_each(|reason| dropped.add(reason, u64::MAX));
-            link.set_vitals(Vitals { series: u32::MAX, observed: u64::MAX, dropped });
-            assert_eq!(drain(link, spool, 0), [(Kind::Birth, None), (Kind::Heartbeat, None)]);
-        });
-    }
-}
+mod tests;

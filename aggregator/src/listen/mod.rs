@@ -3,6 +3,9 @@
 //! The hard case is an agent that connects again before its old connection has ended: the newer one speaks for it,
 //! and the older one ends when the core's task drops its [`Replies`].
 
+pub mod admission;
+pub mod doorway;
+pub mod inbox;
 pub mod mqtt;
 pub mod quic;
 pub mod tls;
@@ -12,12 +15,13 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use vedette_aggregator_core::AllowedRegions;
 use vedette_common::AgentId;
-use vedette_common::wire::{self, Birth, Frame, Heartbeat, Kind, Message, Summary, WireError};
+use vedette_common::wire::{self, Birth, Frame, Heartbeat, Kind, Message, Refuse, Summary, WireError};
 
 use crate::enroll::Enroller;
 use crate::identity::Regions;
 use crate::limits::REPLY_FRAME_BYTES_MAX;
 use crate::metrics::{Metrics, Tally};
+use inbox::Inbox;
 
 /// What the core's task gets from listeners.
 #[derive(Debug)]
@@ -112,6 +116,25 @@ impl Replies {
         let frame = encode(message).map_err(|_| RepliesClosed)?;
         self.0.try_send(frame).map_err(|_| RepliesClosed)
     }
+
+    /// A way back for the listener itself, which does not keep the connection.
+    #[must_use]
+    pub fn aside(&self) -> Aside {
+        Aside(self.0.downgrade())
+    }
+}
+
+/// A listener's own way back to one connection, for refusals.
+#[derive(Debug, Clone)]
+pub struct Aside(mpsc::WeakSender<Vec<u8>>);
+
+impl Aside {
+    /// Queues a refusal. One that finds no room or no connection is not missed: the agent finds out by its own timeout.
+    pub fn refuse(&self, refuse: &Refuse) {
+        if let (Some(queue), Ok(frame)) = (self.0.upgrade(), encode(refuse)) {
+            let _ = queue.try_send(frame);
+        }
+    }
 }
 
 /// A message as one frame.
@@ -132,8 +155,8 @@ pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, WireError> {
 pub struct Reception {
     /// Answers enrolments and knows current keys.
     pub enroller: Arc<Enroller>,
-    /// The core's task.
-    pub inputs: mpsc::Sender<Input>,
+    /// Where the core's task takes from.
+    pub inbox: Inbox,
     /// Where to count.
     pub metrics: Metrics,
     /// Data connections open at a time, at most.

@@ -21,7 +21,9 @@ use vedette_aggregator_core::AllowedRegions;
 use vedette_common::AgentId;
 use vedette_common::wire::{self, Birth, Frame, Kind, Refuse, RefuseReason, WireError};
 
-use super::{AgentMessage, Input, Reception, Replies, encode, stopped};
+use super::admission::Offer;
+use super::inbox::InboxClosed;
+use super::{AgentMessage, Aside, Input, Reception, Replies, encode, stopped};
 use crate::ca::{Authority, CaError};
 use crate::config::{MqttListen, MqttVersion};
 use crate::limits::{
@@ -228,10 +230,8 @@ struct Floor<'l> {
 struct Link {
     connection: u64,
     regions: Arc<AllowedRegions>,
+    aside: Aside,
 }
-
-/// The core's task takes nothing more.
-struct CoreGone;
 
 impl<'l> Floor<'l> {
     fn new(listener: &'l MqttListener) -> Self {
@@ -249,14 +249,14 @@ impl<'l> Floor<'l> {
                 () = stopped(&mut stopping) => return self.bow_out(client, pump).await,
                 () = sleep_until(patience), if !subscribed => return BrokerError::TimedOut,
                 Some(ended) = self.writers.join_next() => {
-                    self.let_go(ended.ok()).await;
+                    self.let_go(ended.ok());
                     continue;
                 }
                 happening = pump.next() => happening,
             };
             match happening {
                 Ok(Happening::Arrived(message)) => {
-                    if self.hear(client, message).await.is_err() {
+                    if self.hear(client, &message).is_err() {
                         return self.bow_out(client, pump).await;
                     }
                 }
@@ -299,11 +299,11 @@ impl<'l> Floor<'l> {
         while let Some((speaker, link)) = self.links.pop_first() {
             self.listener.reception.metrics.count(Tally::Closed, "broker_lost");
             // A core's task that is gone needs not to be told.
-            let _ = self.close(speaker, &link).await;
+            let _ = self.close(speaker, &link);
         }
     }
 
-    async fn hear(&mut self, client: &Client, message: Arrived) -> Result<(), CoreGone> {
+    fn hear(&mut self, client: &Client, message: &Arrived) -> Result<(), InboxClosed> {
         let metrics = &self.listener.reception.metrics;
         let Some((speaker, part)) = Speaker::of(&message.topic) else {
             metrics.count(Tally::BadFrame, "topic");
@@ -314,9 +314,9 @@ impl<'l> Floor<'l> {
             return Ok(());
         }
         match part {
-            "birth" => self.hear_birth(client, speaker, &message).await,
-            "summary" => self.hear_frames(client, &speaker, &message.payload).await,
-            "death" => self.hear_death(speaker).await,
+            "birth" => self.hear_birth(client, &speaker, message),
+            "summary" => self.hear_frames(client, &speaker, &message.payload),
+            "death" => self.hear_death(speaker),
             _ => {
                 metrics.count(Tally::BadFrame, "topic");
                 Ok(())
@@ -324,16 +324,16 @@ impl<'l> Floor<'l> {
         }
     }
 
-    async fn hear_birth(
+    fn hear_birth(
         &mut self,
         client: &Client,
-        speaker: Speaker,
+        speaker: &Speaker,
         message: &Arrived,
-    ) -> Result<(), CoreGone> {
+    ) -> Result<(), InboxClosed> {
         let reception = &self.listener.reception;
         if message.payload.is_empty() {
             // Somebody has taken the retained birth away: the agent is no more.
-            self.births.remove(&speaker);
+            self.births.remove(speaker);
             return Ok(());
         }
         let birth = match decode_birth(&message.payload) {
@@ -347,19 +347,19 @@ impl<'l> Floor<'l> {
             reception.metrics.count(Tally::Refused, RefuseReason::WrongIdentity.as_str());
             return Ok(());
         }
-        if !self.make_room(&speaker) {
+        if !self.make_room(speaker) {
             reception.metrics.count(Tally::Refused, "agents_full");
             return Ok(());
         }
-        let is_open = self.links.contains_key(&speaker);
+        let is_open = self.links.contains_key(speaker);
         let was_known = self.births.insert(speaker.clone(), birth).is_some();
         if message.retained {
             // An agent that has spoken already is introduced late.
-            return if is_open && !was_known { self.introduce(&speaker).await } else { Ok(()) };
+            return if is_open && !was_known { self.introduce(speaker) } else { Ok(()) };
         }
         self.listener.reception.metrics.count(Tally::Frame, "birth");
-        let opened = self.open(client, &speaker).await?;
-        if opened && is_open { self.introduce(&speaker).await } else { Ok(()) }
+        let opened = self.open(client, speaker)?;
+        if opened && is_open { self.introduce(speaker) } else { Ok(()) }
     }
 
     /// Whether one more birth can be remembered: in place of an agent that has not spoken, if need be.
@@ -371,12 +371,7 @@ impl<'l> Floor<'l> {
         silent.is_some_and(|silent| self.births.remove(&silent).is_some())
     }
 
-    async fn hear_frames(
-        &mut self,
-        client: &Client,
-        speaker: &Speaker,
-        payload: &[u8],
-    ) -> Result<(), CoreGone> {
+    fn hear_frames(&mut self, client: &Client, speaker: &Speaker, payload: &[u8]) -> Result<(), InboxClosed> {
         let metrics = self.listener.reception.metrics.clone();
         let mut rest = payload;
         while !rest.is_empty() {
@@ -392,22 +387,22 @@ impl<'l> Floor<'l> {
             if matches!(*message, AgentMessage::Birth(_)) {
                 let error = WireError::WrongKind { expected: Kind::Summary, found: Kind::Birth };
                 self.listener.reception.count_bad_frame(&error);
-            } else if self.open(client, speaker).await? {
-                self.pass(speaker, message).await?;
+            } else if self.open(client, speaker)? {
+                self.pass(speaker, message)?;
             }
         }
         Ok(())
     }
 
     /// The agent's connection to the broker ended; its next word opens the link again.
-    async fn hear_death(&mut self, speaker: Speaker) -> Result<(), CoreGone> {
+    fn hear_death(&mut self, speaker: Speaker) -> Result<(), InboxClosed> {
         let Some(link) = self.links.remove(&speaker) else { return Ok(()) };
         self.listener.reception.metrics.count(Tally::Closed, "death");
-        self.close(speaker, &link).await
+        self.close(speaker, &link)
     }
 
     /// The core's task knows the agent as connected after this, unless there are too many.
-    async fn open(&mut self, client: &Client, speaker: &Speaker) -> Result<bool, CoreGone> {
+    fn open(&mut self, client: &Client, speaker: &Speaker) -> Result<bool, InboxClosed> {
         if self.links.contains_key(speaker) {
             return Ok(true);
         }
@@ -424,9 +419,11 @@ impl<'l> Floor<'l> {
         self.next_connection += 1;
         let (replies, answers) = mpsc::channel(REPLY_QUEUE_MAX);
         let agent = speaker.agent.clone();
-        self.send(Input::Opened { agent, connection, replies: Replies::new(replies) }).await?;
+        let replies = Replies::new(replies);
+        let aside = replies.aside();
+        self.offer(Input::Opened { agent, connection, replies })?;
         let regions = Arc::new(AllowedRegions::Named([speaker.region.clone()].into()));
-        self.links.insert(speaker.clone(), Link { connection, regions });
+        self.links.insert(speaker.clone(), Link { connection, regions, aside });
         self.listener.reception.metrics.connections.inc();
         let written = write_answers(client.clone(), speaker.command_topic(), answers);
         let whose = (speaker.clone(), connection);
@@ -434,42 +431,46 @@ impl<'l> Floor<'l> {
             written.await;
             whose
         });
-        self.introduce(speaker).await?;
+        self.introduce(speaker)?;
         Ok(true)
     }
 
-    async fn introduce(&self, speaker: &Speaker) -> Result<(), CoreGone> {
+    fn introduce(&self, speaker: &Speaker) -> Result<(), InboxClosed> {
         match self.births.get(speaker) {
-            Some(birth) => self.pass(speaker, Box::new(AgentMessage::Birth((**birth).clone()))).await,
+            Some(birth) => self.pass(speaker, Box::new(AgentMessage::Birth((**birth).clone()))),
             None => Ok(()),
         }
     }
 
-    async fn pass(&self, speaker: &Speaker, message: Box<AgentMessage>) -> Result<(), CoreGone> {
-        let Some(Link { connection, regions }) = self.links.get(speaker) else { return Ok(()) };
-        let (connection, regions) = (*connection, Arc::clone(regions));
-        let agent = speaker.agent.clone();
-        self.send(Input::Received { agent, connection, regions, message }).await
+    fn pass(&self, speaker: &Speaker, message: Box<AgentMessage>) -> Result<(), InboxClosed> {
+        let Some(Link { connection, regions, aside }) = self.links.get(speaker) else { return Ok(()) };
+        let (agent, connection, regions) = (speaker.agent.clone(), *connection, Arc::clone(regions));
+        if let Offer::Refused(refuse, _) =
+            self.offer(Input::Received { agent, connection, regions, message })?
+        {
+            aside.refuse(&refuse);
+        }
+        Ok(())
     }
 
     /// A writer has ended: the core's task let go of the link, because another speaks for the agent or answers were not taken.
-    async fn let_go(&mut self, ended: Option<(Speaker, u64)>) {
+    fn let_go(&mut self, ended: Option<(Speaker, u64)>) {
         let Some((speaker, connection)) = ended else { return };
         if self.links.get(&speaker).is_some_and(|link| link.connection == connection) {
             let Some(link) = self.links.remove(&speaker) else { return };
             self.listener.reception.metrics.count(Tally::Closed, "let_go");
             // Told again at the stop, if the core's task is gone.
-            let _ = self.close(speaker, &link).await;
+            let _ = self.close(speaker, &link);
         }
     }
 
-    async fn close(&self, speaker: Speaker, link: &Link) -> Result<(), CoreGone> {
+    fn close(&self, speaker: Speaker, link: &Link) -> Result<(), InboxClosed> {
         self.listener.reception.metrics.connections.dec();
-        self.send(Input::Closed { agent: speaker.agent, connection: link.connection }).await
+        self.offer(Input::Closed { agent: speaker.agent, connection: link.connection }).map(drop)
     }
 
-    async fn send(&self, input: Input) -> Result<(), CoreGone> {
-        self.listener.reception.inputs.send(input).await.map_err(|_| CoreGone)
+    fn offer(&self, input: Input) -> Result<Offer, InboxClosed> {
+        self.listener.reception.inbox.offer(input)
     }
 }
 

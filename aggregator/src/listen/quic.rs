@@ -12,18 +12,20 @@ use std::time::{Duration, SystemTime};
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{sleep, timeout};
 use vedette_aggregator_core::AllowedRegions;
 use vedette_common::wire::{self, Enroll, Refuse, RefuseReason, WireError};
 
+use super::admission::Offer;
+use super::doorway::{Doorway, Pass, TurnedAway};
 use super::tls::{ALPN_DATA, ALPN_ENROLL, TlsError, server_config};
-use super::{AgentMessage, FrameBuffer, Input, Reception, Replies, encode, stopped};
+use super::{AgentMessage, Aside, FrameBuffer, Input, Reception, Replies, encode, stopped};
 use crate::ca::Authority;
 use crate::identity::Identity;
 use crate::limits::{
-    ENROLMENTS_MAX, FAREWELL_TIMEOUT, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, HANDSHAKES_UNPROVEN_MAX,
-    IDLE_TIMEOUT, OVERLOADED_RETRY_MS, REPLY_QUEUE_MAX, SEND_WINDOW_BYTES, STREAM_WINDOW_BYTES,
+    ENROLMENTS_MAX, FAREWELL_TIMEOUT, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, IDLE_TIMEOUT, OVERLOADED_RETRY_MS,
+    REPLY_QUEUE_MAX, SEND_WINDOW_BYTES, STREAM_WINDOW_BYTES,
 };
 use crate::metrics::Tally;
 
@@ -32,6 +34,10 @@ const ALERT_BAD_CERTIFICATE: u8 = 42;
 const ALERT_CERTIFICATE_EXPIRED: u8 = 45;
 const ALERT_UNKNOWN_CA: u8 = 48;
 const ALERT_DECRYPT_ERROR: u8 = 51;
+
+/// Records refused one after the other from which an agent takes no notice of refusals: a few times what it may have on
+/// its way.
+const REFUSED_IN_A_ROW_MAX: usize = 4 * vedette_common::limits::IN_FLIGHT_MAX;
 
 /// Why the port cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +135,7 @@ pub struct QuicListener {
 #[derive(Debug)]
 struct Shared {
     reception: Reception,
-    handshakes: Arc<Semaphore>,
+    doorway: Doorway,
     enrolments: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     next_connection: AtomicU64,
@@ -154,7 +160,7 @@ impl QuicListener {
         .map_err(failed)?;
         let (stop, stopping) = watch::channel(false);
         let shared = Shared {
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            doorway: Doorway::default(),
             enrolments: Arc::new(Semaphore::new(ENROLMENTS_MAX)),
             connections: Arc::new(Semaphore::new(reception.connections_max)),
             next_connection: AtomicU64::new(1),
@@ -208,24 +214,24 @@ impl QuicListener {
     }
 
     fn receive(&self, incoming: Incoming) {
-        let metrics = &self.shared.reception.metrics;
-        let Ok(permit) = Arc::clone(&self.shared.handshakes).try_acquire_owned() else {
-            metrics.count(Tally::Handshake, "turned_away");
-            return incoming.refuse();
-        };
-        let under_way = HANDSHAKES_MAX - self.shared.handshakes.available_permits();
-        if under_way > HANDSHAKES_UNPROVEN_MAX && incoming.may_retry() {
-            metrics.count(Tally::Handshake, "address_unproven");
-            let _ = incoming.retry();
-            return;
+        // Whoever may not be sent a retry has shown the token of an earlier one, or of a former connection.
+        let proven = incoming.remote_address_validated() || !incoming.may_retry();
+        match self.shared.doorway.enter(incoming.remote_address().ip(), proven) {
+            Ok(pass) => drop(tokio::spawn(Arc::clone(&self.shared).connect(incoming, pass))),
+            Err(turned_away) => {
+                self.shared.reception.metrics.count(Tally::Handshake, turned_away.as_str());
+                match turned_away {
+                    TurnedAway::ProveAddress => drop(incoming.retry()),
+                    TurnedAway::Full | TurnedAway::AddressFull => incoming.refuse(),
+                }
+            }
         }
-        tokio::spawn(Arc::clone(&self.shared).connect(incoming, permit));
     }
 }
 
 impl Shared {
     /// The life of one connection.
-    async fn connect(self: Arc<Self>, incoming: Incoming, permit: OwnedSemaphorePermit) {
+    async fn connect(self: Arc<Self>, incoming: Incoming, pass: Pass) {
         let metrics = &self.reception.metrics;
         let connection = match timeout(HANDSHAKE_TIMEOUT, incoming).await {
             Err(_) => return metrics.count(Tally::Handshake, "slow"),
@@ -236,9 +242,8 @@ impl Shared {
             Ok(Ok(connection)) => connection,
         };
         metrics.count(Tally::Handshake, "done");
-        drop(permit);
         let ending = match chosen_protocol(&connection).as_deref() {
-            Some(ALPN_DATA) => self.carry_data(&connection).await,
+            Some(ALPN_DATA) => self.carry_data(&connection, pass).await,
             Some(ALPN_ENROLL) => self.enroll(&connection).await,
             // TLS itself refuses a peer that offers neither.
             _ => Err(Ending::NoCertificate),
@@ -257,11 +262,11 @@ impl Shared {
         }
     }
 
-    /// The data protocol.
-    async fn carry_data(&self, connection: &Connection) -> Result<(), Ending> {
+    /// The data protocol. It leaves the doorway once the agent has introduced itself.
+    async fn carry_data(&self, connection: &Connection, pass: Pass) -> Result<(), Ending> {
         let identity = verified_identity(connection)?;
         let (mut send, receive) = accept_stream(connection).await?;
-        let result = self.carry_stream(&identity, &mut send, receive).await;
+        let result = self.carry_stream(&identity, &mut send, receive, pass).await;
         if let Err(refuse) = result.as_ref().map_err(Ending::refusal) {
             if let Some(refuse) = refuse {
                 self.reception.metrics.count(Tally::Refused, refuse.reason.as_str());
@@ -276,6 +281,7 @@ impl Shared {
         identity: &Identity,
         send: &mut SendStream,
         receive: RecvStream,
+        pass: Pass,
     ) -> Result<(), Ending> {
         if !self.reception.enroller.is_current(identity) {
             return Err(Ending::OldKey);
@@ -288,8 +294,9 @@ impl Shared {
             return Err(Ending::WrongIdentity);
         }
         let _gauge = Raised::new(&self.reception.metrics.connections);
-        let link = Link::open(self, identity).await?;
-        let result = link.carry(birth, frames, send).await;
+        drop(pass);
+        let (link, answers) = Link::open(self, identity)?;
+        let result = link.carry(birth, frames, answers, send).await;
         drop(permit);
         result
     }
@@ -347,38 +354,35 @@ struct Link<'s> {
     identity: &'s Identity,
     regions: Arc<AllowedRegions>,
     connection: u64,
-    answers: mpsc::Receiver<Vec<u8>>,
+    aside: Aside,
 }
 
 impl<'s> Link<'s> {
-    async fn open(shared: &'s Shared, identity: &'s Identity) -> Result<Self, Ending> {
+    /// Tells the core's task; gives the answers that it will have for this connection as well.
+    fn open(shared: &'s Shared, identity: &'s Identity) -> Result<(Self, mpsc::Receiver<Vec<u8>>), Ending> {
         let (replies, answers) = mpsc::channel(REPLY_QUEUE_MAX);
         let connection = shared.next_connection.fetch_add(1, Ordering::Relaxed);
-        let opened =
-            Input::Opened { agent: identity.agent.clone(), connection, replies: Replies::new(replies) };
-        shared.reception.inputs.send(opened).await.map_err(|_| Ending::Stopping)?;
+        let replies = Replies::new(replies);
+        let aside = replies.aside();
+        let opened = Input::Opened { agent: identity.agent.clone(), connection, replies };
+        shared.reception.inbox.offer(opened).map_err(|_| Ending::Stopping)?;
         let regions = Arc::new(AllowedRegions::from(&identity.regions));
-        Ok(Self { shared, identity, regions, connection, answers })
+        Ok((Self { shared, identity, regions, connection, aside }, answers))
     }
 
     /// Passes frames to the core and answers back until either side ends.
     async fn carry(
-        mut self,
+        &self,
         birth: Box<AgentMessage>,
         mut frames: Frames,
+        mut answers: mpsc::Receiver<Vec<u8>>,
         send: &mut SendStream,
     ) -> Result<(), Ending> {
-        self.pass(birth).await?;
+        self.pass(birth)?;
         let mut stopping = self.shared.stopping.clone();
         let result = {
-            let mut answers = pin!(write_answers(&mut self.answers, send));
-            let mut read = pin!(read_frames(
-                &self.shared.reception.inputs,
-                &self.identity.agent,
-                self.connection,
-                &self.regions,
-                &mut frames
-            ));
+            let mut answers = pin!(write_answers(&mut answers, send));
+            let mut read = pin!(self.read(&mut frames));
             tokio::select! {
                 result = &mut read => result,
                 result = &mut answers => result.map_err(|ending| self.shared.explain(ending)),
@@ -390,42 +394,43 @@ impl<'s> Link<'s> {
             }
         };
         let closed = Input::Closed { agent: self.identity.agent.clone(), connection: self.connection };
-        let _ = self.shared.reception.inputs.send(closed).await;
+        // A core's task that has stopped needs not to be told.
+        let _ = self.shared.reception.inbox.offer(closed);
         result
     }
 
-    async fn pass(&self, message: Box<AgentMessage>) -> Result<(), Ending> {
-        let inputs = &self.shared.reception.inputs;
-        pass(inputs, &self.identity.agent, self.connection, &self.regions, message).await
-    }
-}
-
-async fn pass(
-    inputs: &mpsc::Sender<Input>,
-    agent: &vedette_common::AgentId,
-    connection: u64,
-    regions: &Arc<AllowedRegions>,
-    message: Box<AgentMessage>,
-) -> Result<(), Ending> {
-    let received =
-        Input::Received { agent: agent.clone(), connection, regions: Arc::clone(regions), message };
-    inputs.send(received).await.map_err(|_| Ending::Stopping)
-}
-
-async fn read_frames(
-    inputs: &mpsc::Sender<Input>,
-    agent: &vedette_common::AgentId,
-    connection: u64,
-    regions: &Arc<AllowedRegions>,
-    frames: &mut Frames,
-) -> Result<(), Ending> {
-    while let Some(message) = frames.next().await? {
-        if matches!(&*message, AgentMessage::Birth(birth) if birth.agent != *agent) {
-            return Err(Ending::WrongIdentity);
+    /// Passes frames to the core. An agent that goes on sending what is refused is not read for as long as it was told to
+    /// wait, and so held back by QUIC's flow control.
+    async fn read(&self, frames: &mut Frames) -> Result<(), Ending> {
+        let (mut refused_in_a_row, mut rest) = (0, Duration::ZERO);
+        while let Some(message) = frames.next().await? {
+            if matches!(&*message, AgentMessage::Birth(birth) if birth.agent != self.identity.agent) {
+                return Err(Ending::WrongIdentity);
+            }
+            let is_record = matches!(*message, AgentMessage::Summary(_));
+            match self.pass(message)? {
+                Offer::Refused(refuse, _) => {
+                    self.aside.refuse(&refuse);
+                    rest = Duration::from_millis(u64::from(refuse.retry_after_ms));
+                    refused_in_a_row += 1;
+                }
+                Offer::Behind => refused_in_a_row += 1,
+                Offer::Taken if is_record => refused_in_a_row = 0,
+                Offer::Taken | Offer::Over => {}
+            }
+            if refused_in_a_row > REFUSED_IN_A_ROW_MAX {
+                sleep(rest).await;
+                refused_in_a_row = 0;
+            }
         }
-        pass(inputs, agent, connection, regions, message).await?;
+        Ok(())
     }
-    Ok(())
+
+    fn pass(&self, message: Box<AgentMessage>) -> Result<Offer, Ending> {
+        let (agent, regions) = (self.identity.agent.clone(), Arc::clone(&self.regions));
+        let received = Input::Received { agent, connection: self.connection, regions, message };
+        self.shared.reception.inbox.offer(received).map_err(|_| Ending::Stopping)
+    }
 }
 
 /// Writes answers until the core's task lets go of the connection.

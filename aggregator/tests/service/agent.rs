@@ -100,6 +100,27 @@ pub(crate) async fn exchange(address: SocketAddr, token: &Token, bytes: &[u8]) -
 impl TestAgent {
     /// Connects for data and opens the stream; says nothing yet.
     pub(crate) async fn connect(&self, address: SocketAddr) -> Result<Session, ConnectionError> {
+        self.connect_from("127.0.0.1", address).await
+    }
+
+    /// The same from another of this machine's addresses.
+    pub(crate) async fn connect_from(
+        &self,
+        from: &str,
+        address: SocketAddr,
+    ) -> Result<Session, ConnectionError> {
+        let (endpoint, connection) = connect_from(from, address, self.tls()).await?;
+        let (send, receive) = connection.open_bi().await?;
+        Ok(Session { connection, send, receive, buffer: FrameBuffer::default(), _endpoint: endpoint })
+    }
+
+    /// Begins to connect, for as long as this is waited for.
+    pub(crate) fn begin(&self, address: SocketAddr) -> impl Future<Output = ()> + Send + use<> {
+        let connecting = connect(address, self.tls());
+        async move { drop(connecting.await) }
+    }
+
+    fn tls(&self) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.clone()).unwrap();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
@@ -108,9 +129,7 @@ impl TestAgent {
             .with_client_auth_cert(vec![self.certificate.clone()], key)
             .unwrap();
         tls.alpn_protocols = vec![ALPN_DATA.to_vec()];
-        let (endpoint, connection) = connect(address, tls).await?;
-        let (send, receive) = connection.open_bi().await?;
-        Ok(Session { connection, send, receive, buffer: FrameBuffer::default(), _endpoint: endpoint })
+        tls
     }
 
     /// Connects, introduces itself and takes the calendar that every birth is answered with.
@@ -239,7 +258,15 @@ fn client_builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier
 }
 
 async fn connect(address: SocketAddr, tls: ClientConfig) -> Result<(Endpoint, Connection), ConnectionError> {
-    let endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    connect_from("127.0.0.1", address, tls).await
+}
+
+async fn connect_from(
+    from: &str,
+    address: SocketAddr,
+    tls: ClientConfig,
+) -> Result<(Endpoint, Connection), ConnectionError> {
+    let endpoint = Endpoint::client(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
     let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
     let connecting = endpoint.connect_with(config, address, "vedette-aggregator").unwrap();
     Ok((endpoint, connecting.await?))

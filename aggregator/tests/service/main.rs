@@ -9,6 +9,7 @@ mod agent;
 mod enrolment;
 mod frames;
 mod notifiers;
+mod overload;
 mod restart;
 mod silences;
 
