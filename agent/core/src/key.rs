@@ -118,14 +118,14 @@ pub(crate) struct Spelling {
 }
 
 impl Spelling {
-    /// Takes a part, its length first, so that parts do not run into each other.
+    /// Takes a part, and turns the state by its length, so that parts do not run into each other: nobody who does not
+    /// know the state can make up for that with bytes.
     #[inline]
     pub(crate) fn write(&mut self, part: &[u8]) {
-        self.mix(part.len() as u64, 0);
         let (blocks, rest) = part.as_chunks::<16>();
         for block in blocks {
-            let (a, b) = block.split_at(8);
-            self.mix(word(a), word(b));
+            let (words, _) = block.as_chunks();
+            self.mix(u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1]));
         }
         // What is left fills up to two words; a short one is read twice over rather than byte by byte.
         let (a, b) = match rest.len() {
@@ -137,8 +137,10 @@ impl Spelling {
             0 => (0, 0),
         };
         self.mix(a, b);
+        self.state = self.state.rotate_left(part.len() as u32 % u64::BITS);
     }
 
+    #[inline]
     pub(crate) fn finish(mut self) -> u64 {
         self.mix(self.state.rotate_left(32), self.key);
         self.state

@@ -8,11 +8,13 @@
 #[cfg(test)]
 extern crate std;
 
+mod admission;
 pub mod batch;
 mod cohort;
 pub mod deviation;
 mod fold;
 pub mod index;
+mod intake;
 pub mod key;
 pub mod lattice;
 pub mod link;

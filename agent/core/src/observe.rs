@@ -9,9 +9,10 @@ use vedette_common::{
 
 use crate::{
     batch::{self, LANES, Observation},
+    intake::Arrival,
     parse::statsd,
     pending::{Pending, Placed},
-    pipeline::{Arrival, Pipeline},
+    pipeline::Pipeline,
     score::{Learning, Moment, Score},
     table::Origin,
 };
@@ -69,27 +70,47 @@ impl Pipeline<'_> {
         Ok(Due { place, window: arrival.window, at, value })
     }
 
-    /// Puts a value beside others that are due; scores those first when there is no room, or one is of the same series.
+    /// Puts a value beside others that are due; scores those first when there is no room.
     #[inline]
     pub(crate) fn await_score(&mut self, dues: &mut Dues, due: Due) {
-        if dues.is_full() || dues.iter().any(|other| other.place == due.place) {
+        if dues.is_full() {
             self.score_dues(dues);
         }
         dues.push(due).expect("full ones were emptied just before");
     }
 
-    /// Scores what is due.
+    /// Scores what is due, values of one series in their order.
     #[inline(never)]
     pub(crate) fn score_dues(&mut self, dues: &mut Dues) {
-        match self.places(dues) {
-            Some(places) if dues.len() > 1 => self.score_at(places, dues),
-            _ => dues.iter().for_each(|due| _ = self.score(*due)),
+        if dues.is_full() {
+            let places = core::array::from_fn(|lane| dues[lane].place as usize);
+            if !self.score_at(places, dues) {
+                self.score_apart(dues);
+            }
+        } else {
+            self.score_apart(dues);
         }
         dues.clear();
     }
 
+    /// Scores dues that are few, or among which a series stands twice: in parts within which none does.
+    #[inline(never)]
+    fn score_apart(&mut self, dues: &[Due]) {
+        let mut rest = dues;
+        while let [first, ..] = rest {
+            let again = |at: &usize| rest[..*at].iter().any(|before| before.place == rest[*at].place);
+            let (part, after) = rest.split_at((1..rest.len()).find(again).unwrap_or(rest.len()));
+            let scored =
+                part.len() > 1 && self.places(part).is_some_and(|places| self.score_at(places, part));
+            if !scored {
+                _ = self.score(*first);
+            }
+            rest = if scored { after } else { &rest[1..] };
+        }
+    }
+
     /// The slots of those that are due, and as many others as make up a full batch; `None` if there are not so many.
-    fn places(&self, dues: &Dues) -> Option<[usize; LANES]> {
+    fn places(&self, dues: &[Due]) -> Option<[usize; LANES]> {
         let mut places = [0; LANES];
         let mut other = 0;
         for (lane, place) in places.iter_mut().enumerate() {
@@ -107,10 +128,10 @@ impl Pipeline<'_> {
         (self.table.slots() as usize >= LANES).then_some(places)
     }
 
-    fn score_at(&mut self, places: [usize; LANES], dues: &Dues) {
-        let Some(slots) = self.table.slots_mut(places) else {
-            return dues.iter().for_each(|due| _ = self.score(*due));
-        };
+    /// Scores dues at these places; `false` if two are the same, and then nothing was done.
+    #[inline]
+    fn score_at(&mut self, places: [usize; LANES], dues: &[Due]) -> bool {
+        let Some(slots) = self.table.slots_mut(places) else { return false };
         let mut observations: heapless::Vec<Observation<'_>, LANES> = slots
             .into_iter()
             .zip(dues)
@@ -131,6 +152,7 @@ impl Pipeline<'_> {
                 self.note_deviation(due.place, due.window, course, due.value, &outcomes.scores.score(lane));
             }
         }
+        true
     }
 
     /// Scores one value.

@@ -13,7 +13,8 @@ use crate::{
     score::SeriesState,
 };
 
-const NONE: u32 = u32::MAX;
+/// No place in the table.
+pub(crate) const NO_PLACE: u32 = u32::MAX;
 /// Silence is measured in this many steps to find who was silent longest.
 const SILENCE_STEPS: usize = 64;
 
@@ -70,7 +71,7 @@ impl Slot {
             spelling: 0,
             last_ms: i64::MIN,
             seen_s: 0,
-            row: NONE,
+            row: NO_PLACE,
             tags: NameId::NONE,
             pending: [0; 2],
             sum: 0.0,
@@ -148,10 +149,10 @@ impl<'m> SeriesTable<'m> {
         );
         let last = slots.len().saturating_sub(1);
         for (place, slot) in slots.iter_mut().enumerate() {
-            *slot = Slot { row: if place == last { NONE } else { place as u32 + 1 }, ..Slot::free() };
+            *slot = Slot { row: if place == last { NO_PLACE } else { place as u32 + 1 }, ..Slot::free() };
         }
         Self {
-            free: if slots.is_empty() { NONE } else { 0 },
+            free: if slots.is_empty() { NO_PLACE } else { 0 },
             slots,
             reached: 0,
             by_identity: Index::new(identities),
@@ -205,11 +206,22 @@ impl<'m> SeriesTable<'m> {
         self.by_spelling.prefetch(spelling);
     }
 
-    /// Asks memory for the slot that most likely has this spelling, without looking into it.
+    /// Asks memory for the slot that most likely has this spelling, without looking into it; [`NO_PLACE`] if none has.
     #[inline]
-    pub(crate) fn prefetch_slot(&self, spelling: u64) {
-        if let Some(place) = self.by_spelling.find(spelling, |_| true) {
-            prefetch(&self.slots[place as usize]);
+    pub(crate) fn prefetch_slot(&self, spelling: u64) -> u32 {
+        let hint = self.by_spelling.find(spelling, |_| true).unwrap_or(NO_PLACE);
+        if let Some(slot) = self.slots.get(hint as usize) {
+            prefetch(slot);
+        }
+        hint
+    }
+
+    /// The slot whose latest spelling has this hash, when it most likely is the one at `hint`.
+    #[inline]
+    pub(crate) fn find_spelling_near(&self, hint: u32, spelling: u64) -> Option<u32> {
+        match self.slots.get(hint as usize) {
+            Some(slot) if slot.spelling == spelling => Some(hint),
+            _ => self.find_spelling(spelling),
         }
     }
 
@@ -237,13 +249,13 @@ impl<'m> SeriesTable<'m> {
 
     /// Whether an ordinary series still finds a slot.
     pub(crate) const fn is_full(&self) -> bool {
-        self.series >= self.series_max || self.free == NONE
+        self.series >= self.series_max || self.free == NO_PLACE
     }
 
     /// Gives a series a slot; `None` when there is none left.
     pub(crate) fn insert(&mut self, new: NewSeries) -> Option<u32> {
         let ordinary = new.origin != Origin::Overflow;
-        if self.free == NONE || ordinary && self.is_full() {
+        if self.free == NO_PLACE || ordinary && self.is_full() {
             return None;
         }
         let place = self.free;

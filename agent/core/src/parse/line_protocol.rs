@@ -8,7 +8,8 @@ use core::str;
 
 use vedette_common::limits::{LINE_BYTES_MAX, NAME_BYTES_MAX, TAGS_MAX};
 
-use super::{ParseError, leading_plain, parse_float};
+use super::ParseError;
+use super::number::{eight_digits, float, integer, leading_plain, unsigned};
 
 /// Room for every name of one line, its escapes taken out: measurement, field, and keys and values of tags.
 pub const SCRATCH_BYTES: usize = NAME_BYTES_MAX * (2 + 2 * TAGS_MAX);
@@ -103,7 +104,7 @@ fn split_timestamp(rest: &[u8]) -> Result<(&[u8], Option<i64>), ParseError> {
 fn split_any_timestamp(rest: &[u8]) -> Result<(&[u8], Option<i64>), ParseError> {
     let start = memchr::memrchr(b' ', rest).map_or(0, |space| space + 1);
     let word = &rest[start..];
-    match parse_integer(word) {
+    match integer(word) {
         Some(timestamp) => Ok((rest[..start].trim_ascii_end(), Some(timestamp))),
         None if memchr::memchr2(b'=', b'"', word).is_some() => Ok((rest, None)),
         None => Err(ParseError::TimestampMalformed),
@@ -125,48 +126,6 @@ fn nineteen_digits(word: &[u8; 20]) -> Option<i64> {
         sum = sum * 10 + u64::from(digit);
     }
     i64::try_from(sum).ok()
-}
-
-/// A whole number with an optional sign; `None` when it is none or does not fit.
-fn parse_integer(bytes: &[u8]) -> Option<i64> {
-    let (digits, negative) = match bytes.split_first()? {
-        (b'-', digits) => (digits, true),
-        _ => (bytes, false),
-    };
-    let size = parse_unsigned(digits).ok()?;
-    if negative { 0i64.checked_sub_unsigned(size) } else { i64::try_from(size).ok() }
-}
-
-/// A whole number without sign: nineteen digits cannot overflow, so that the check is left for longer ones.
-fn parse_unsigned(digits: &[u8]) -> Result<u64, ParseError> {
-    let (sum, rest) = match digits.as_chunks() {
-        _ if digits.len() > 19 => (0, digits),
-        (chunks, rest) => {
-            let step = |sum, chunk: &[u8; 8]| Some(sum * 100_000_000 + eight_digits(*chunk)?);
-            (chunks.iter().try_fold(0, step).ok_or(ParseError::ValueMalformed)?, rest)
-        }
-    };
-    if digits.is_empty() || !rest.iter().all(u8::is_ascii_digit) {
-        return Err(ParseError::ValueMalformed);
-    }
-    let step = |sum: u64, d: &u8| sum.checked_mul(10)?.checked_add(u64::from(d - b'0'));
-    rest.iter().try_fold(sum, step).ok_or(ParseError::ValueNotFinite)
-}
-
-/// Eight digits at once: neighbours are joined to pairs, pairs to fours, and those to the whole.
-#[inline]
-fn eight_digits(chunk: [u8; 8]) -> Option<u64> {
-    const UPPER_HALVES: u64 = 0xf0f0_f0f0_f0f0_f0f0;
-    const ZEROS: u64 = 0x3030_3030_3030_3030;
-    let word = u64::from_le_bytes(chunk);
-    let reaches_past_nine = word.wrapping_add(0x0606_0606_0606_0606);
-    if word & UPPER_HALVES != ZEROS || reaches_past_nine & UPPER_HALVES != ZEROS {
-        return None;
-    }
-    let ones = word - ZEROS;
-    let pairs = (ones * 10 + (ones >> 8)) & 0x00ff_00ff_00ff_00ff;
-    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
-    Some((fours * 10_000 + (fours >> 32)) & 0xffff_ffff)
 }
 
 /// Where `separator` stands without a backslash before it.
@@ -333,14 +292,14 @@ impl<'a> Fields<'a> {
 fn parse_number(bytes: &[u8]) -> Result<f64, ParseError> {
     match bytes {
         [] => Err(ParseError::ValueMissing),
-        [digits @ .., b'u'] => parse_unsigned(digits).map(|value| value as f64),
+        [digits @ .., b'u'] => unsigned(digits).map(|value| value as f64),
         [b'-', digits @ .., b'i'] => {
-            parse_unsigned(digits).and_then(|size| signed(size, i64::MIN.unsigned_abs())).map(|v| -v)
+            unsigned(digits).and_then(|size| signed(size, i64::MIN.unsigned_abs())).map(|v| -v)
         }
-        [digits @ .., b'i'] => parse_unsigned(digits).and_then(|size| signed(size, i64::MAX.unsigned_abs())),
+        [digits @ .., b'i'] => unsigned(digits).and_then(|size| signed(size, i64::MAX.unsigned_abs())),
         b"t" | b"T" | b"true" | b"True" | b"TRUE" => Ok(1.0),
         b"f" | b"F" | b"false" | b"False" | b"FALSE" => Ok(0.0),
-        _ => parse_float(bytes),
+        _ => float(bytes),
     }
 }
 

@@ -4,6 +4,8 @@
 //! part of a line is kept. The hard case is speed together with escapes, so text is borrowed from the
 //! input, and only a name that holds a backslash is rewritten, into a bounded buffer of the caller.
 pub mod line_protocol;
+pub(crate) mod number;
+pub(crate) mod plain;
 pub mod statsd;
 
 use vedette_common::{
@@ -116,9 +118,7 @@ pub fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = bytes;
     core::iter::from_fn(move || {
         while !rest.is_empty() {
-            let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
-            let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
-            rest = rest.get(end + 1..).unwrap_or_default();
+            let line = next_line(&mut rest);
             if !line.is_empty() {
                 return Some(line);
             }
@@ -127,59 +127,17 @@ pub fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A decimal number of the wire: finite, or a typed error. Accepts what C's `strtod` accepts in decimal.
-fn parse_float(bytes: &[u8]) -> Result<f64, ParseError> {
-    if let Some(value) = parse_plain(bytes) {
-        return Ok(value);
-    }
-    let value: f64 = fast_float2::parse(bytes).map_err(|_| ParseError::ValueMalformed)?;
-    if value.is_finite() { Ok(value) } else { Err(ParseError::ValueNotFinite) }
-}
-
-/// The whole of `bytes` as a [`leading_plain`] number.
-#[inline]
-fn parse_plain(bytes: &[u8]) -> Option<f64> {
-    leading_plain(bytes).filter(|(_, end)| *end == bytes.len()).map(|(value, _)| value)
-}
-
-/// A number as most are written, `-12.5`: up to fifteen digits and perhaps a point among them, before a comma or the
-/// end; and where it ends. `None` for any other number, and for what is none.
-///
-/// Exact, because neither digits nor power of ten exceed what an `f64` holds and one division rounds but once
-/// (Clinger, "How to read floating point numbers accurately", PLDI 1990).
-#[inline]
-fn leading_plain(bytes: &[u8]) -> Option<(f64, usize)> {
-    const POWERS: [f64; 16] =
-        [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
-    const NO_POINT: usize = usize::MAX;
-    let start = usize::from(bytes.first() == Some(&b'-'));
-    let (mut sum, mut at, mut after_point) = (0_u64, start, NO_POINT);
-    while let Some(&byte) = bytes.get(at) {
-        let digit = byte.wrapping_sub(b'0');
-        if digit <= 9 {
-            // Past fifteen digits the sum is not used; it may wrap.
-            sum = sum.wrapping_mul(10).wrapping_add(u64::from(digit));
-        } else if byte == b'.' && after_point == NO_POINT {
-            after_point = at + 1;
-        } else if byte == b',' {
-            break;
-        } else {
-            return None;
-        }
-        at += 1;
-    }
-    let (decimals, points) = if after_point == NO_POINT { (0, 0) } else { (at - after_point, 1) };
-    if !(1..=15).contains(&(at - start - points)) {
-        return None;
-    }
-    let value = sum as f64 / POWERS.get(decimals)?;
-    Some((if start == 1 { -value } else { value }, at))
+/// Takes one line off `rest`; without its line end it may be empty.
+pub(crate) fn next_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
+    let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+    let line = &rest[..end];
+    *rest = rest.get(end + 1..).unwrap_or_default();
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
     use std::vec::Vec;
 
     #[test]
@@ -187,26 +145,6 @@ mod tests {
         let found: Vec<_> = lines(b"a\r\n\nb\nc").collect();
         assert_eq!(found, [b"a", b"b", b"c"]);
         assert_eq!(lines(b"\n\r\n").count(), 0);
-    }
-
-    proptest! {
-        #[test]
-        fn plain_numbers_are_exact(text in "-?[0-9]{0,9}[.]?[0-9]{0,9}") {
-            if let Some(value) = parse_plain(text.as_bytes()) {
-                prop_assert_eq!(value.to_bits(), text.parse::<f64>().unwrap().to_bits());
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_not_plain_is_left() {
-        for text in ["", "-", ".", "-.", "1e3", "+1", "1.2.3", "1234567890123456", "nan", " 1"] {
-            assert_eq!(parse_plain(text.as_bytes()), None, "{text}");
-        }
-        assert_eq!(
-            (parse_plain(b"-12.5"), parse_plain(b".5"), parse_plain(b"5.")),
-            (Some(-12.5), Some(0.5), Some(5.0))
-        );
     }
 
     #[test]

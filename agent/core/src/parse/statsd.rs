@@ -7,7 +7,7 @@ use core::str;
 
 use vedette_common::limits::{LINE_BYTES_MAX, NAME_BYTES_MAX, TAGS_MAX};
 
-use super::{ParseError, parse_float};
+use super::{ParseError, number};
 
 /// What the values of a line mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +122,7 @@ fn parse_kind(section: &[u8]) -> Result<Kind, ParseError> {
 }
 
 fn parse_weight(rate: &[u8]) -> Result<f64, ParseError> {
-    let rate = parse_float(rate).map_err(|_| ParseError::SampleRateMalformed)?;
+    let rate = number::float(rate).map_err(|_| ParseError::SampleRateMalformed)?;
     let weight = 1.0 / rate;
     if rate > 0.0 && rate <= 1.0 && weight.is_finite() {
         Ok(weight)
@@ -133,7 +133,7 @@ fn parse_weight(rate: &[u8]) -> Result<f64, ParseError> {
 
 /// A number with an optional sign; one sign only.
 fn parse_signed(bytes: &[u8]) -> Result<f64, ParseError> {
-    parse_float(
+    number::float(
         bytes.strip_prefix(b"+").filter(|rest| !matches!(rest.first(), Some(b'+' | b'-'))).unwrap_or(bytes),
     )
 }
