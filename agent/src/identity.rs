@@ -1,20 +1,24 @@
 //! Who this agent is: its name, its key and certificate in the state folder, and the token it enrols with.
 //!
-//! Must never write a key where others can read it, nor leave a key beside a certificate it does not belong to. The
-//! hard case is a stop in the middle of storing: the certificate is removed first and written last, so that its
-//! presence says the three files belong together.
+//! Must never write a key where others can read it, nor take a key for one of a certificate it does not belong to. The
+//! hard case is a stop in the middle of storing, or a second process that stores at the same time: what came stands whole
+//! in one file first, and that file counts for as long as it is there.
 
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest, Sha256};
 use vedette_common::ids::AgentId;
 use vedette_common::limits::{AGENT_ID_BYTES_MAX, TOKEN_SECRET_BYTES};
+
+use crate::validity::Validity;
 
 /// The private key, PEM, readable by its owner only.
 pub const KEY_FILE: &str = "agent.key";
@@ -22,6 +26,12 @@ pub const KEY_FILE: &str = "agent.key";
 pub const CERTIFICATE_FILE: &str = "agent.crt";
 /// The aggregator's certificate authority, PEM.
 pub const CA_FILE: &str = "ca.crt";
+/// Key, certificate and authority together, PEM, until they stand in the three files above.
+const INCOMING_FILE: &str = "identity.new";
+/// How each certificate begins in PEM (RFC 7468).
+const CERTIFICATE_BEGINS: &str = "-----BEGIN CERTIFICATE-----";
+/// Held while the identity is stored or read.
+const LOCK_FILE: &str = "identity.lock";
 /// The agent's name once chosen.
 pub const AGENT_ID_FILE: &str = "agent-id";
 /// The token in an aggregator's state folder for agents of the same user.
@@ -82,6 +92,21 @@ pub struct Identity {
     pub roots: Vec<CertificateDer<'static>>,
 }
 
+impl Identity {
+    /// Whether it is time to ask for another certificate. One whose validity cannot be read is left to whoever verifies it.
+    #[must_use]
+    pub fn is_renewal_due(&self, now: SystemTime) -> bool {
+        let now_s = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let certificate = self.chain.first();
+        let due = |certificate: &CertificateDer<'_>| {
+            let spread = Sha256::digest(certificate)[0];
+            Validity::of(certificate)
+                .is_some_and(|validity| now_s.cast_signed() >= validity.renewal_s(spread))
+        };
+        certificate.is_some_and(due)
+    }
+}
+
 /// The folder that holds the identity and the spool.
 #[derive(Clone, Debug)]
 pub struct StateFolder {
@@ -131,6 +156,13 @@ impl StateFolder {
     /// # Errors
     /// [`IdentityError`] when there is one and it cannot be read.
     pub fn identity(&self) -> Result<Option<Identity>, IdentityError> {
+        let _lock = self.lock()?;
+        if let Some(incoming) = self.read(INCOMING_FILE)? {
+            let identity = self.parse_incoming(&incoming)?;
+            // On a medium that cannot be written it stays where it is, which is as good.
+            let _ = self.settle(&String::from_utf8_lossy(&incoming));
+            return Ok(Some(identity));
+        }
         let Some(chain) = self.certificates(CERTIFICATE_FILE)? else { return Ok(None) };
         let roots = self.certificates(CA_FILE)?.ok_or_else(|| self.pem(CA_FILE, "certificate"))?;
         let key = self.read(KEY_FILE)?.unwrap_or_default();
@@ -138,21 +170,49 @@ impl StateFolder {
         Ok(Some(Identity { chain, key, roots }))
     }
 
-    /// Stores what enrolment gave, in place of what was there.
+    /// Stores what enrolment or renewal gave, in place of what was there.
     ///
     /// # Errors
-    /// [`IdentityError::File`] when a file cannot be written; the agent is then not enrolled.
+    /// [`IdentityError::File`] when a file cannot be written; what was there then stays.
     pub fn store_identity(&self, key_pem: &str, certificate: &[u8], ca: &[u8]) -> Result<(), IdentityError> {
-        let path = self.path.join(CERTIFICATE_FILE);
-        match fs::remove_file(&path) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-                return Err(IdentityError::File { path, cause });
-            }
-            _ => {}
+        let _lock = self.lock()?;
+        let incoming =
+            [key_pem.trim_end(), "\n", &certificate_pem(certificate), &certificate_pem(ca)].concat();
+        self.write(INCOMING_FILE, incoming.as_bytes())?;
+        self.settle(&incoming)
+    }
+
+    /// Puts what came into the files where people look for it.
+    fn settle(&self, incoming: &str) -> Result<(), IdentityError> {
+        let places: Vec<usize> = incoming.match_indices(CERTIFICATE_BEGINS).map(|(at, _)| at).collect();
+        let [certificate, ca] = places[..] else { return Err(self.pem(INCOMING_FILE, "identity")) };
+        let files =
+            [(KEY_FILE, 0..certificate), (CERTIFICATE_FILE, certificate..ca), (CA_FILE, ca..incoming.len())];
+        for (name, part) in files {
+            self.write(name, incoming[part].as_bytes())?;
         }
-        self.write(KEY_FILE, key_pem.as_bytes())?;
-        self.write(CA_FILE, certificate_pem(ca).as_bytes())?;
-        self.write(CERTIFICATE_FILE, certificate_pem(certificate).as_bytes())
+        let path = self.path.join(INCOMING_FILE);
+        fs::remove_file(&path).map_err(|cause| IdentityError::File { path, cause })
+    }
+
+    fn parse_incoming(&self, incoming: &[u8]) -> Result<Identity, IdentityError> {
+        let wrong = || self.pem(INCOMING_FILE, "identity");
+        let key = PrivateKeyDer::from_pem_slice(incoming).map_err(|_| wrong())?;
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(incoming).collect();
+        let [certificate, ca] = <[_; 2]>::try_from(found.map_err(|_| wrong())?).map_err(|_| wrong())?;
+        Ok(Identity { chain: vec![certificate], key, roots: vec![ca] })
+    }
+
+    /// Keeps other processes of this agent away from the identity for as long as the file is open.
+    fn lock(&self) -> Result<fs::File, IdentityError> {
+        let path = self.path.join(LOCK_FILE);
+        let open = || {
+            let mut options = fs::OpenOptions::new();
+            let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+            file.lock()?;
+            Ok(file)
+        };
+        open().map_err(|cause| IdentityError::File { path: path.clone(), cause })
     }
 
     fn certificates(&self, name: &str) -> Result<Option<Vec<CertificateDer<'static>>>, IdentityError> {
@@ -180,7 +240,9 @@ impl StateFolder {
             let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
             file.write_all(bytes)?;
             file.sync_all()?;
-            fs::rename(&beside, &path)
+            fs::rename(&beside, &path)?;
+            // A name that changed is safe from a power cut once its folder is.
+            fs::File::open(&self.path)?.sync_all()
         };
         write().map_err(|cause| IdentityError::File { path: path.clone(), cause })
     }
@@ -214,7 +276,7 @@ fn certificate_pem(der: &[u8]) -> String {
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let lines: Vec<&str> =
         text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+    format!("{CERTIFICATE_BEGINS}\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 /// What an agent enrols with: the fingerprint of the authority to trust, and a secret that the authority knows.
@@ -332,5 +394,81 @@ mod tests {
         assert_eq!(mode(KEY_FILE), 0o600);
         fs::write(folder.path().join(KEY_FILE), "not a key").unwrap();
         assert!(matches!(folder.identity(), Err(IdentityError::Pem { .. })));
+    }
+
+    /// A new identity: its key, certificate and authority.
+    fn made() -> (String, Vec<u8>) {
+        let new = NewKey::generate(&AgentId::parse("edge-1").unwrap()).unwrap();
+        let key = rcgen::KeyPair::from_pem(&new.key_pem).unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["a".into()]).unwrap().self_signed(&key).unwrap();
+        (new.key_pem, certificate.der().to_vec())
+    }
+
+    /// Whether the key in the folder is that of the certificate beside it.
+    fn fits(folder: &StateFolder, certificate: &[u8]) -> bool {
+        let identity = folder.identity().unwrap().unwrap();
+        let key = rcgen::KeyPair::try_from(&identity.key).unwrap();
+        let public = rcgen::PublicKeyData::subject_public_key_info(&key);
+        *identity.chain[0] == *certificate && certificate.windows(public.len()).any(|window| window == public)
+    }
+
+    /// A process that ends between any two of its writes leaves the identity before or the one that came, never parts of both.
+    #[test]
+    fn an_identity_is_replaced_whole_wherever_the_storing_stops() {
+        let ((old_key, old), (new_key, new)) = (made(), made());
+        // What the state folder holds of the new identity when it stops: the whole first, then one file after the other.
+        for stored in 0..=3 {
+            let dir = tempfile::tempdir().unwrap();
+            let folder = StateFolder::open(&dir.path().join("state")).unwrap();
+            folder.store_identity(&old_key, &old, &old).unwrap();
+            let incoming = [new_key.as_str(), &certificate_pem(&new), &certificate_pem(&new)].concat();
+            fs::write(folder.path().join(format!("{INCOMING_FILE}.new")), &incoming[..100]).unwrap();
+            assert!(fits(&folder, &old), "nothing came yet");
+            folder.write(INCOMING_FILE, incoming.as_bytes()).unwrap();
+            let files = [(KEY_FILE, new_key.clone()), (CERTIFICATE_FILE, certificate_pem(&new))];
+            for (name, text) in files.into_iter().take(stored) {
+                folder.write(name, text.as_bytes()).unwrap();
+            }
+            assert!(fits(&folder, &new), "stopped after {stored} files");
+            assert!(!folder.path().join(INCOMING_FILE).exists(), "it is settled");
+            assert!(fits(&folder, &new));
+        }
+    }
+
+    #[test]
+    fn two_processes_that_store_at_once_leave_one_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = StateFolder::open(&dir.path().join("state")).unwrap();
+        let identities = [made(), made()];
+        std::thread::scope(|scope| {
+            for (key, certificate) in &identities {
+                let folder = folder.clone();
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        folder.store_identity(key, certificate, certificate).unwrap();
+                    }
+                });
+            }
+        });
+        assert!(identities.iter().any(|(_, certificate)| fits(&folder, certificate)));
+    }
+
+    #[test]
+    fn renewal_is_due_after_half_of_a_life_and_not_for_what_is_no_certificate() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["a".into()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2027, 1, 1);
+        let der = params.self_signed(&key).unwrap().der().to_vec();
+        let with = |der: Vec<u8>| Identity {
+            chain: vec![der.into()],
+            key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            roots: Vec::new(),
+        };
+        let at = |day: u64| UNIX_EPOCH + std::time::Duration::from_secs((20_454 + day) * 86_400);
+        let identity = with(der);
+        assert!(!identity.is_renewal_due(at(0)) && !identity.is_renewal_due(at(182)));
+        assert!(identity.is_renewal_due(at(229)) && identity.is_renewal_due(at(1_000)));
+        assert!(!with(b"none".to_vec()).is_renewal_due(at(229)));
     }
 }

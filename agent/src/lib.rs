@@ -19,6 +19,7 @@ pub mod storage;
 pub mod supervisor;
 pub mod tags;
 pub mod uplink;
+pub mod validity;
 pub mod zone;
 
 pub use command::main_from;

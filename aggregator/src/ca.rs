@@ -1,7 +1,7 @@
 //! The certificate authority: makes itself on first run, signs the aggregator's own certificate and those of agents, and is rotated.
 //! It must never write its key anywhere but in the state folder, nor copy a name or a right from a request: regions come from the token.
-//! The hard case is rotation while agents hold certificates of the former CA. The new key is then also certified by the former one
-//! (a cross certificate), so that both old and new agents can verify the server, and both roots are accepted from agents until the next rotation.
+//! The hard case is rotation while agents hold certificates of former keys. Each new key is also certified by the one before it (a cross
+//! certificate), so that old and new agents can verify the server, and each root is accepted until the last certificate under it has expired.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,15 +16,16 @@ use vedette_common::ids::AgentId;
 
 use crate::identity::{AGENT_URI, IdentityError, REGION_URI, Regions};
 use crate::limits::{
-    AGENT_CERTIFICATE_VALIDITY, CA_VALIDITY, CLOCK_SKEW, SERVER_CERTIFICATE_VALIDITY,
+    AGENT_CERTIFICATE_VALIDITY, CA_VALIDITY, CLOCK_SKEW, FORMER_CAS_MAX, SERVER_CERTIFICATE_VALIDITY,
     SIGNING_REQUEST_BYTES_MAX,
 };
 use crate::state_folder::{StateError, StateFolder};
 
 /// The name in the server's certificate, the same on every aggregator: agents pin the CA, not an address.
 pub const SERVER_NAME: &str = "vedette-aggregator";
-/// The one file of the CA: key, certificate, then after a rotation the cross certificate and the former root. One file, so one atomic write.
-const CA_FILE: &str = "ca.pem";
+/// The one file of the CA: key and certificate, then for each former root, the latest first, the cross certificate that it gave its follower
+/// and the root itself. One file, so one atomic write.
+pub(crate) const CA_FILE: &str = "ca.pem";
 
 /// What can go wrong in the CA.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,9 @@ pub enum CaError {
     /// The request's key is of a kind that is not accepted.
     #[error("the key of the signing request must be ECDSA P-256 or Ed25519")]
     KeyKind,
+    /// The agent asks for the aggregator's own name, to which brokers may give every right.
+    #[error("`{SERVER_NAME}` is the aggregator's own name; an agent needs another `agent_id`")]
+    ReservedName,
     /// The agent's name in the request is missing or none.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -96,6 +100,9 @@ impl SigningRequest {
             return Err(CaError::KeyKind);
         }
         let agent = AgentId::parse(requested_name(&request.params)?).map_err(IdentityError::from)?;
+        if agent.as_str() == SERVER_NAME {
+            return Err(CaError::ReservedName);
+        }
         let key_fingerprint = Sha256::digest(request.public_key.subject_public_key_info()).into();
         Ok(Self { agent, key_fingerprint, public_key: request.public_key })
     }
@@ -113,18 +120,30 @@ fn requested_name(params: &CertificateParams) -> Result<&str, CaError> {
 pub struct Authority {
     key: KeyPair,
     root: CertificateDer<'static>,
-    former: Option<Former>,
+    /// The latest first.
+    former: Vec<Former>,
 }
 
-/// What remains of the CA before the last rotation.
+/// What remains of a CA that was rotated.
+#[derive(Clone)]
 struct Former {
+    /// Its word for the CA that followed it.
     cross: CertificateDer<'static>,
     root: CertificateDer<'static>,
 }
 
+impl Former {
+    /// Whether a certificate that it signed can still be valid: it signed none after the cross certificate.
+    fn serves(&self, now: SystemTime) -> bool {
+        let rotated_s = x509_parser::parse_x509_certificate(&self.cross)
+            .map_or(0, |(_, cross)| cross.validity().not_before.timestamp().unsigned_abs());
+        unix_s(now) < rotated_s + 2 * CLOCK_SKEW.as_secs() + AGENT_CERTIFICATE_VALIDITY.as_secs()
+    }
+}
+
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authority").field("rotated", &self.former.is_some()).finish_non_exhaustive()
+        f.debug_struct("Authority").field("former", &self.former.len()).finish_non_exhaustive()
     }
 }
 
@@ -135,15 +154,15 @@ impl Authority {
     /// [`CaError::State`] when its file can be read by others, [`CaError::File`] when it is damaged.
     pub fn open(folder: &StateFolder, now: SystemTime) -> Result<Self, CaError> {
         if let Some(text) = folder.read(CA_FILE)? {
-            return Self::from_pem(&text)
-                .map_err(|what| CaError::File { path: folder.file(CA_FILE).display().to_string(), what });
+            let mut authority = Self::from_pem(&text)
+                .map_err(|what| CaError::File { path: folder.file(CA_FILE).display().to_string(), what })?;
+            authority.former.retain(|former| former.serves(now));
+            return Ok(authority);
         }
-        let authority = Self::new(now)?;
-        folder.write(CA_FILE, &authority.to_pem())?;
-        Ok(authority)
+        Self::begin_anew(folder, now)
     }
 
-    /// Makes a new key, certified by itself and by the present key, and writes it. The CA before the present one is trusted no longer.
+    /// Makes a new key, certified by itself and by the present key, and writes it. The present key is gone then; what it signed stays good.
     ///
     /// # Errors
     /// [`CaError`] when a certificate cannot be made or the file not be written; the present CA then stays in force.
@@ -152,9 +171,22 @@ impl Authority {
         let params = root_params(&key, now);
         let root = params.self_signed(&key)?.into();
         let cross: CertificateDer<'static> = params.signed_by(&key, &self.issuer()?)?.into();
-        let next = Self { key, root, former: Some(Former { cross, root: self.root.clone() }) };
+        let mut former = vec![Former { cross, root: self.root.clone() }];
+        former.extend(self.former.iter().filter(|former| former.serves(now)).cloned());
+        former.truncate(FORMER_CAS_MAX);
+        let next = Self { key, root, former };
         folder.write(CA_FILE, &next.to_pem())?;
         Ok(next)
+    }
+
+    /// Makes a new key that owes nothing to those before it, and writes it: for a key that was stolen. Every agent must enrol again.
+    ///
+    /// # Errors
+    /// [`CaError`] when the certificate cannot be made or the file not be written.
+    pub fn begin_anew(folder: &StateFolder, now: SystemTime) -> Result<Self, CaError> {
+        let authority = Self::new(now)?;
+        folder.write(CA_FILE, &authority.to_pem())?;
+        Ok(authority)
     }
 
     /// SHA-256 of the CA's certificate (DER): what a token pins.
@@ -173,9 +205,9 @@ impl Authority {
         hash.finalize().into()
     }
 
-    /// The roots that agents' certificates may come from: the present and, after a rotation, the former.
+    /// The roots that agents' certificates may come from: the present one, then the former ones.
     pub fn roots(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
-        std::iter::once(&self.root).chain(self.former.as_ref().map(|former| &former.root))
+        std::iter::once(&self.root).chain(self.former.iter().map(|former| &former.root))
     }
 
     /// A new key and certificate for the server, with the chain that old and new agents verify it by.
@@ -224,7 +256,7 @@ impl Authority {
     fn new(now: SystemTime) -> Result<Self, CaError> {
         let key = KeyPair::generate()?;
         let root = root_params(&key, now).self_signed(&key)?.into();
-        Ok(Self { key, root, former: None })
+        Ok(Self { key, root, former: Vec::new() })
     }
 
     fn issuer(&self) -> Result<Issuer<'static, &KeyPair>, CaError> {
@@ -245,13 +277,15 @@ impl Authority {
         let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(text.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|error| format!("unreadable certificate ({error})"))?;
-        let mut certificates = certificates.into_iter();
-        let root = certificates.next().ok_or("no certificate")?;
-        let former = match (certificates.next(), certificates.next(), certificates.next()) {
-            (None, _, _) => None,
-            (Some(cross), Some(root), None) => Some(Former { cross, root }),
-            _ => return Err("one or three certificates are expected".to_owned()),
+        let (root, former) = certificates.split_first().ok_or("no certificate")?;
+        let (pairs, []) = former.as_chunks() else {
+            return Err("a former certificate lacks its cross certificate".to_owned());
         };
+        let former = |[cross, root]: &[CertificateDer<'static>; 2]| Former {
+            cross: cross.clone(),
+            root: root.clone(),
+        };
+        let (root, former) = (root.clone(), pairs.iter().map(former).collect());
         let (_, parsed) = x509_parser::parse_x509_certificate(&root).map_err(|error| error.to_string())?;
         if parsed.public_key().raw != key.subject_public_key_info() {
             return Err("the key does not belong to the certificate".to_owned());
@@ -274,7 +308,8 @@ fn root_params(key: &KeyPair, now: SystemTime) -> CertificateParams {
     let fingerprint = Sha256::digest(key.subject_public_key_info());
     let mut params = dated_params(now, CA_VALIDITY);
     params.distinguished_name = common_name_of(&format!("Vedette CA {}", hex(&fingerprint[..8])));
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    // An agent of the oldest root meets the cross certificates of all that followed.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(FORMER_CAS_MAX as u8));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     params
 }
@@ -348,5 +383,59 @@ mod tests {
         let read = Authority::open(&folder, now).unwrap();
         assert_eq!(read.roots().collect::<Vec<_>>(), [&second.root, &first.root]);
         assert_eq!(read.issue_server(now).unwrap().0.len(), 3, "leaf, root and cross certificate");
+    }
+
+    #[test]
+    fn former_roots_go_when_their_last_certificate_has_expired_or_there_are_too_many() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = StateFolder::open(&base.path().join("state")).unwrap();
+        let now = SystemTime::now();
+        let mut authority = Authority::open(&folder, now).unwrap();
+        for rotations in 1..FORMER_CAS_MAX + 3 {
+            authority = authority.rotate(&folder, now).unwrap();
+            assert_eq!(authority.roots().count(), 1 + rotations.min(FORMER_CAS_MAX));
+        }
+        let last_day = now + AGENT_CERTIFICATE_VALIDITY;
+        assert_eq!(Authority::open(&folder, last_day).unwrap().roots().count(), 1 + FORMER_CAS_MAX);
+        assert_eq!(Authority::open(&folder, last_day + 2 * CLOCK_SKEW).unwrap().roots().count(), 1);
+        Authority::begin_anew(&folder, now).unwrap();
+        assert_eq!(Authority::open(&folder, now).unwrap().roots().count(), 1);
+    }
+
+    #[test]
+    fn nobody_is_certified_under_the_aggregators_own_name() {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name_of(SERVER_NAME);
+        let request = params.serialize_request(&key).unwrap();
+        assert!(matches!(SigningRequest::parse(request.der()), Err(CaError::ReservedName)));
+    }
+
+    #[test]
+    fn what_a_request_asks_for_beside_its_name_is_not_granted() {
+        let authority = Authority::new(SystemTime::now()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name_of("edge-1");
+        params.subject_alt_names = vec![
+            SanType::DnsName(SERVER_NAME.try_into().unwrap()),
+            SanType::URI(format!("{REGION_URI}us").try_into().unwrap()),
+            SanType::URI(format!("{AGENT_URI}edge-2").try_into().unwrap()),
+        ];
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let request = params.serialize_request(&key).unwrap();
+        let request = SigningRequest::parse(request.der()).unwrap();
+        let issued =
+            authority.issue_agent(&request, &Regions::parse(["uk"]).unwrap(), SystemTime::now()).unwrap();
+        let identity = crate::identity::Identity::from_certificate(&issued.certificate).unwrap();
+        assert_eq!(identity.agent.as_str(), "edge-1");
+        assert_eq!(identity.regions.names().collect::<Vec<_>>(), ["uk"]);
+        let (_, certificate) = x509_parser::parse_x509_certificate(&issued.certificate).unwrap();
+        assert!(!certificate.is_ca());
+        let usage = certificate.extended_key_usage().unwrap().unwrap().value;
+        assert!(usage.client_auth && !usage.server_auth && !usage.any);
+        let names = &certificate.subject_alternative_name().unwrap().unwrap().value.general_names;
+        assert_eq!(names.len(), 2, "the agent and its region: {names:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Enrolment: tokens, and the exchange of a token and a signing request for a certificate.
+//! Enrolment: tokens, the exchange of a token or of a present certificate for another one, and whose certificates are good.
 //! It must never keep or log a token's secret, nor sign for a name or region that the token does not give.
 //! The hard case is the first agent beside a new aggregator: a token is left in the state folder, readable by its owner only, and a fresh
 //! one follows each use, so that any number of agents of that user enrol by themselves one after the other. It may replace keys:
@@ -11,14 +11,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
+use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
+use vedette_common::AgentId;
 use vedette_common::limits::TOKEN_SECRET_BYTES;
-use vedette_common::wire::{Enroll, Enrolled, RefuseReason};
+use vedette_common::wire::{Enroll, Enrolled, RefuseReason, Renew};
 
 use crate::ca::{Authority, CaError, SigningRequest};
 use crate::identity::{ALL_REGIONS, Identity, Regions};
-use crate::limits::AGENT_CERTIFICATE_VALIDITY;
+use crate::limits::{AGENT_CERTIFICATE_VALIDITY, STANDING_CHECK};
 use crate::state_folder::{StateError, StateFolder};
-use crate::store::{NewToken, Store, StoreClosed, StoreError, StoreHandle, TokenError};
+use crate::store::{EnrolledAgent, NewToken, Store, StoreClosed, StoreError, StoreHandle, TokenError};
 
 /// How every token begins.
 pub const TOKEN_PREFIX: &str = "vdt1.";
@@ -44,6 +47,9 @@ pub enum EnrollError {
     /// The operating system gives no random numbers.
     #[error("no random numbers: {0}")]
     Random(getrandom::Error),
+    /// Another certificate was asked for in the name of another agent.
+    #[error("agent {0} asked for a certificate in another's name")]
+    OtherAgent(AgentId),
     /// The certificate does not fit the message.
     #[error("the certificate has {0} bytes and does not fit the message")]
     TooLong(usize),
@@ -64,6 +70,8 @@ impl EnrollError {
             Self::Token(TokenError::Used) => RefuseReason::TokenUsed,
             Self::Token(TokenError::Expired) => RefuseReason::TokenExpired,
             Self::Token(TokenError::AgentKnown(_)) => RefuseReason::AgentKnown,
+            Self::Token(TokenError::Revoked(_)) => RefuseReason::Revoked,
+            Self::OtherAgent(_) => RefuseReason::WrongIdentity,
             Self::Ca(CaError::State(_) | CaError::File { .. } | CaError::Rcgen(_)) => {
                 RefuseReason::Overloaded
             }
@@ -157,11 +165,28 @@ pub fn leave_local_token(
     Ok(token.secret_hash())
 }
 
-/// Answers enrolments, and knows which key each agent enrolled with.
+/// What a verified certificate is worth now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its agent may speak.
+    Good,
+    /// Its agent has enrolled with another key since, or uses the one that it asked for.
+    OldKey,
+    /// Its agent was revoked.
+    Revoked,
+    /// It is past its time.
+    Expired,
+}
+
+/// Answers enrolments and renewals, and knows whose certificates are good.
 #[derive(Debug)]
 pub struct Enroller {
     authority: RwLock<Arc<Authority>>,
-    keys: RwLock<BTreeMap<String, [u8; 32]>>,
+    agents: RwLock<BTreeMap<String, EnrolledAgent>>,
+    /// Held while store and memory change together.
+    changing: Mutex<()>,
+    /// Moves whenever what is known of an agent changes.
+    changes: watch::Sender<i64>,
     store: StoreHandle,
     folder: StateFolder,
 }
@@ -176,9 +201,9 @@ impl Enroller {
         store: StoreHandle,
         folder: StateFolder,
     ) -> Result<Self, EnrollError> {
-        let agents = store.with(|store| store.enrolled_agents()).await??;
-        let keys = agents.into_iter().map(|agent| (agent.agent, agent.key_fingerprint)).collect();
-        let enroller = Self { authority: RwLock::new(authority), keys: RwLock::new(keys), store, folder };
+        let (agents, changing, changes) = (RwLock::default(), Mutex::default(), watch::Sender::new(-1));
+        let enroller = Self { authority: RwLock::new(authority), agents, changing, changes, store, folder };
+        enroller.refresh().await?;
         enroller.leave_local_token().await?;
         Ok(enroller)
     }
@@ -198,12 +223,96 @@ impl Enroller {
         self.leave_local_token().await
     }
 
-    /// Whether the key in a verified certificate is the one that the agent enrolled with last. An agent that the store does not know
-    /// (its database was lost, the CA was not) is taken at the CA's word.
+    /// Reads the agents again if another process revoked one.
+    ///
+    /// # Errors
+    /// [`EnrollError`] when the store fails; what was known stays.
+    pub async fn refresh(&self) -> Result<(), EnrollError> {
+        let version = self.store.with(|store| store.agents_version()).await??;
+        if version == *self.changes.borrow() {
+            return Ok(());
+        }
+        let _changing = self.changing.lock().await;
+        let agents = self.store.with(|store| store.enrolled_agents()).await??;
+        let agents = agents.into_iter().map(|agent| (agent.agent.clone(), agent)).collect();
+        *self.agents.write().unwrap_or_else(PoisonError::into_inner) = agents;
+        self.changes.send_replace(version);
+        Ok(())
+    }
+
+    /// Moves whenever an agent's standing may have changed.
     #[must_use]
-    pub fn is_current(&self, identity: &Identity) -> bool {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        keys.get(identity.agent.as_str()).is_none_or(|key| *key == identity.key_fingerprint)
+    pub fn changes(&self) -> watch::Receiver<i64> {
+        self.changes.subscribe()
+    }
+
+    /// What a verified certificate is worth at `now`. An agent that the store does not know (its database was lost, the CA was not) is taken at
+    /// the CA's word.
+    #[must_use]
+    pub fn standing(&self, identity: &Identity, now: SystemTime) -> Standing {
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        match agents.get(identity.agent.as_str()) {
+            Some(known) if known.revoked_ms.is_some() => Standing::Revoked,
+            Some(known) if !known.has_key(&identity.key_fingerprint) => Standing::OldKey,
+            _ if unix_ms(now) / 1_000 >= i64::try_from(identity.not_after_s).unwrap_or(i64::MAX) => {
+                Standing::Expired
+            }
+            _ => Standing::Good,
+        }
+    }
+
+    /// Waits until a certificate that was good is so no longer, and says why.
+    pub async fn fallen(&self, identity: &Identity) -> Standing {
+        let mut changes = self.changes();
+        loop {
+            match self.standing(identity, SystemTime::now()) {
+                // The wall clock may jump, so an expiry is looked for once in a while.
+                Standing::Good => {
+                    let left =
+                        Duration::from_secs(identity.not_after_s).saturating_sub(unix(SystemTime::now()));
+                    drop(timeout(left.min(STANDING_CHECK), changes.changed()).await);
+                }
+                fallen => return fallen,
+            }
+        }
+    }
+
+    /// The regions that a certificate gives: those that it names, as far as its agent's latest enrolment does.
+    #[must_use]
+    pub fn regions(&self, identity: &Identity) -> Regions {
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        let known = agents.get(identity.agent.as_str());
+        known.map_or_else(|| identity.regions.clone(), |known| known.regions.common(&identity.regions))
+    }
+
+    /// What an agent that a broker vouches for may speak for of `regions`. An agent that never enrolled is taken at the broker's word.
+    ///
+    /// # Errors
+    /// [`RefuseReason::Revoked`] for an agent that was revoked.
+    pub fn regions_by_broker(&self, agent: &AgentId, regions: Regions) -> Result<Regions, RefuseReason> {
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        match agents.get(agent.as_str()) {
+            Some(known) if known.revoked_ms.is_some() => Err(RefuseReason::Revoked),
+            Some(known) => Ok(known.regions.common(&regions)),
+            None => Ok(regions),
+        }
+    }
+
+    /// The agent of a good certificate is there. If it uses the key that it asked for, its former one is good no longer.
+    ///
+    /// # Errors
+    /// [`EnrollError`] when the store fails; both keys then stay good.
+    pub async fn greet(&self, identity: &Identity) -> Result<(), EnrollError> {
+        let is_next =
+            |known: &EnrolledAgent| known.next_fingerprint.as_deref() == Some(&identity.key_fingerprint);
+        let known = self.known(&identity.agent);
+        let Some(mut known) = known.filter(is_next) else { return Ok(()) };
+        let _changing = self.changing.lock().await;
+        let (agent, key) = (identity.agent.clone(), identity.key_fingerprint);
+        self.store.with(move |store| store.settle_agent(&agent, &key)).await??;
+        (known.key_fingerprint, known.next_fingerprint) = (key.to_vec(), None);
+        self.remember(known);
+        Ok(())
     }
 
     /// Exchanges a token and a signing request for a certificate.
@@ -215,20 +324,59 @@ impl Enroller {
         let hash: [u8; 32] = Sha256::digest(request.token_secret).into();
         let (agent, key) = (signing.agent.clone(), signing.key_fingerprint);
         let now = SystemTime::now();
-        let not_after_ms = unix_ms(now).saturating_add(duration_ms(AGENT_CERTIFICATE_VALIDITY));
+        let enrolled_ms = unix_ms(now);
+        let not_after_ms = enrolled_ms.saturating_add(duration_ms(AGENT_CERTIFICATE_VALIDITY));
+        let changing = self.changing.lock().await;
         let grant = self
             .store
-            .with(move |store| store.use_token(&hash, &agent, &key, unix_ms(now), not_after_ms))
+            .with(move |store| store.use_token(&hash, &agent, &key, enrolled_ms, not_after_ms))
             .await??;
         let issued = self.authority().issue_agent(&signing, &grant.regions, now)?;
-        self.remember(&signing);
+        self.remember(EnrolledAgent {
+            agent: signing.agent.as_str().to_owned(),
+            key_fingerprint: key.to_vec(),
+            next_fingerprint: None,
+            regions: grant.regions,
+            enrolled_ms,
+            not_after_ms,
+            revoked_ms: None,
+        });
+        drop(changing);
         self.leave_local_token().await?;
         Ok(Enrolled { certificate_der: bounded(&issued.certificate)?, ca_der: bounded(&issued.ca)? })
     }
 
-    fn remember(&self, signing: &SigningRequest) {
-        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        keys.insert(signing.agent.as_str().to_owned(), signing.key_fingerprint);
+    /// Exchanges a good certificate and a signing request of the same agent for another certificate. The present key stays good until the other
+    /// one is used.
+    ///
+    /// # Errors
+    /// [`EnrollError`] with the reason; nothing changes then.
+    pub async fn renew(&self, identity: &Identity, request: &Renew) -> Result<Enrolled, EnrollError> {
+        let signing = SigningRequest::parse(&request.csr_der)?;
+        if signing.agent != identity.agent {
+            return Err(EnrollError::OtherAgent(identity.agent.clone()));
+        }
+        let now = SystemTime::now();
+        let not_after_ms = unix_ms(now).saturating_add(duration_ms(AGENT_CERTIFICATE_VALIDITY));
+        let (present, next) = (identity.clone(), signing.key_fingerprint);
+        let _changing = self.changing.lock().await;
+        let renewed = self
+            .store
+            .with(move |store| store.renew_agent(&present, &next, unix_ms(now), not_after_ms))
+            .await??;
+        let issued = self.authority().issue_agent(&signing, &renewed.regions, now)?;
+        self.remember(renewed);
+        Ok(Enrolled { certificate_der: bounded(&issued.certificate)?, ca_der: bounded(&issued.ca)? })
+    }
+
+    fn known(&self, agent: &AgentId) -> Option<EnrolledAgent> {
+        self.agents.read().unwrap_or_else(PoisonError::into_inner).get(agent.as_str()).cloned()
+    }
+
+    fn remember(&self, agent: EnrolledAgent) {
+        self.agents.write().unwrap_or_else(PoisonError::into_inner).insert(agent.agent.clone(), agent);
+        // The version that was read last stays; whoever waits looks again.
+        self.changes.send_modify(|_| ());
     }
 
     async fn leave_local_token(&self) -> Result<(), EnrollError> {
@@ -245,7 +393,11 @@ fn bounded<const N: usize>(der: &[u8]) -> Result<heapless::Vec<u8, N>, EnrollErr
 /// Milliseconds since 1970, saturating.
 #[must_use]
 pub fn unix_ms(at: SystemTime) -> i64 {
-    at.duration_since(UNIX_EPOCH).map_or(0, duration_ms)
+    duration_ms(unix(at))
+}
+
+fn unix(at: SystemTime) -> Duration {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn duration_ms(duration: Duration) -> i64 {

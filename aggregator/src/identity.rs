@@ -87,6 +87,16 @@ impl Regions {
         self.is_all() || self.0.contains(region)
     }
 
+    /// The regions that both sets hold.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Self {
+        match (self.is_all(), other.is_all()) {
+            (true, _) => other.clone(),
+            (_, true) => self.clone(),
+            _ => Self(self.0.intersection(&other.0).cloned().collect()),
+        }
+    }
+
     /// The names in order; `*` alone for all.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
@@ -107,6 +117,8 @@ pub struct Identity {
     pub regions: Regions,
     /// SHA-256 of its public key (DER SubjectPublicKeyInfo).
     pub key_fingerprint: [u8; 32],
+    /// End of the certificate's validity, Unix seconds.
+    pub not_after_s: u64,
 }
 
 impl Identity {
@@ -124,7 +136,8 @@ impl Identity {
             _ => return Err(IdentityError::NoAgent),
         };
         let key_fingerprint = Sha256::digest(certificate.public_key().raw).into();
-        Ok(Self { agent, regions: Regions::parse(named(REGION_URI))?, key_fingerprint })
+        let not_after_s = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+        Ok(Self { agent, regions: Regions::parse(named(REGION_URI))?, key_fingerprint, not_after_s })
     }
 }
 

@@ -10,6 +10,7 @@ pub mod clock;
 mod command;
 pub mod config;
 pub mod console;
+pub mod credentials;
 pub mod drive;
 pub mod enroll;
 pub mod http;

@@ -11,6 +11,10 @@ pub const SERVER_CERTIFICATE_VALIDITY: Duration = Duration::from_secs(30 * 86_40
 pub const SERVER_CERTIFICATE_RENEWAL: Duration = Duration::from_secs(86_400);
 /// How long an agent's certificate is valid.
 pub const AGENT_CERTIFICATE_VALIDITY: Duration = Duration::from_secs(397 * 86_400);
+/// How often an open connection looks whether its agent's certificate has expired, at least.
+pub const STANDING_CHECK: Duration = Duration::from_secs(60);
+/// Former keys of the CA that are trusted at a time, the latest: each for as long as a certificate that it signed can be valid.
+pub const FORMER_CAS_MAX: usize = 4;
 /// How far back a certificate's validity begins, so that a peer whose clock is late accepts it.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(3_600);
 /// Bytes of a certificate signing request (DER) that the CA is willing to parse.
@@ -70,7 +74,7 @@ pub const COMMIT_LINGER: Duration = Duration::from_millis(20);
 pub const COMMIT_RETRY: Duration = Duration::from_secs(1);
 /// How often a new picture of the core is published for the API and the console.
 pub const PUBLISH_INTERVAL: Duration = Duration::from_millis(500);
-/// How often the run loop looks whether another process changed the calendar or the silences.
+/// How often the run loop looks whether another process changed the calendar, the silences, the agents or the CA.
 pub const OPERATIONS_POLL: Duration = Duration::from_secs(1);
 /// How often recurrences are expanded anew.
 pub const SCHEDULE_RENEWAL: Duration = Duration::from_secs(3_600);

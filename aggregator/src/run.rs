@@ -20,6 +20,7 @@ use vedette_aggregator_core::{Aggregator, Snapshot};
 use crate::api::{self, Desk};
 use crate::ca::Authority;
 use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::drive::{Driver, Order, Outlets};
 use crate::enroll::{Enroller, unix_ms};
 use crate::http::{self, CoreCounts, Health};
@@ -41,12 +42,11 @@ const ORDERS_MAX: usize = 16;
 /// A running aggregator.
 #[derive(Debug)]
 pub struct Service {
-    folder: StateFolder,
     listener: Arc<QuicListener>,
     mqtt: Option<Arc<MqttListener>>,
     http_address: SocketAddr,
     metrics: Metrics,
-    enroller: Arc<Enroller>,
+    credentials: Credentials,
     store: StoreHandle,
     store_threads: Vec<StoreThread>,
     config: watch::Sender<Arc<Config>>,
@@ -114,6 +114,8 @@ impl Service {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { Ok(http::serve(web, router, stopping).await?) });
         tasks.spawn(run_listener(Arc::clone(&listener)));
+        let credentials = Credentials::new(folder, Arc::clone(&listener), enroller);
+        tasks.spawn(watch_credentials(credentials.clone()));
         if let Some(mqtt) = mqtt.clone() {
             tasks.spawn(run_mqtt_listener(mqtt));
         }
@@ -123,12 +125,11 @@ impl Service {
         tasks.spawn(sweep_history(stores.writes.clone(), configs));
 
         let mut service = Self {
-            folder,
             listener,
             mqtt,
             http_address,
             metrics,
-            enroller,
+            credentials,
             store: stores.writes,
             store_threads: stores.threads,
             config: config_sender,
@@ -192,10 +193,7 @@ impl Service {
     /// # Errors
     /// What is wrong with the CA; the former certificates then stay.
     pub async fn renew_certificates(&self) -> anyhow::Result<()> {
-        let authority = Arc::new(Authority::open(&self.folder, SystemTime::now())?);
-        self.listener.renew(&authority)?;
-        self.enroller.replace_authority(authority).await?;
-        Ok(())
+        self.credentials.renew().await
     }
 
     /// Waits until a part that should live on has ended, and says why.
@@ -216,7 +214,9 @@ impl Service {
     /// # Errors
     /// When that took longer than [`STOP_TIMEOUT`], or the store failed.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let Self { listener, mqtt, stop, driver, mut tasks, mut notifiers, store_threads, .. } = {
+        let Self {
+            listener, mqtt, stop, driver, mut tasks, mut notifiers, store_threads, credentials, ..
+        } = {
             self.listener.stop();
             self
         };
@@ -228,6 +228,7 @@ impl Service {
         }
         tasks.shutdown().await;
         notifiers.shutdown().await;
+        drop(credentials);
         if let Some(listener) = Arc::into_inner(listener) {
             listener.finish().await;
         }
@@ -294,6 +295,11 @@ async fn run_mqtt_listener(listener: Arc<MqttListener>) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn watch_credentials(credentials: Credentials) -> anyhow::Result<()> {
+    credentials.watch().await;
+    Ok(())
+}
+
 async fn watch_desk(desk: Desk) -> anyhow::Result<()> {
     desk.watch().await;
     Ok(())
@@ -321,8 +327,6 @@ pub async fn run(file: Option<PathBuf>, config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let mut renewal = interval(SERVER_CERTIFICATE_RENEWAL);
-    renewal.tick().await;
     // Where systemd does not watch, the signs of life go nowhere, and seldom.
     let mut life =
         interval(sd_notify::watchdog_enabled().map_or(SERVER_CERTIFICATE_RENEWAL, |period| period / 2));
@@ -338,11 +342,6 @@ pub async fn run(file: Option<PathBuf>, config: Config) -> anyhow::Result<()> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hang_up.recv() => reload(&mut service, file.as_deref()).await,
-            _ = renewal.tick() => {
-                if let Err(error) = service.renew_certificates().await {
-                    tracing::error!(error = format!("{error:#}"), "the server's certificate is not renewed");
-                }
-            }
             _ = life.tick() => tell_systemd(&NotifyState::Watchdog),
             error = service.failed() => return Err(error),
         }

@@ -10,13 +10,14 @@ pub mod quic;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
 use vedette_agent_core::link::{LinkOutput, Received};
 use vedette_common::AgentId;
 use vedette_common::limits::FRAME_BYTES_MAX;
-use vedette_common::wire::Frame;
+use vedette_common::wire::{Frame, RefuseReason};
 
 use crate::config::{self, Transport};
 use crate::engine::Engine;
@@ -32,6 +33,10 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often enrolment is tried again, and a token looked for.
 const ENROLL_RETRY: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether the certificate should be renewed.
+const RENEWAL_CHECK: Duration = Duration::from_secs(3_600);
+/// How long a revoked agent waits before it asks whether it still is, unless it gets another certificate meanwhile.
+const REVOKED_REST: Duration = Duration::from_secs(3_600);
 /// How long a certificate is waited for when there is another way to the aggregator.
 const ENROLL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -107,6 +112,22 @@ pub async fn enroll(
     Ok(())
 }
 
+/// Obtains another certificate, for another key, with the present one, and stores it in its place.
+///
+/// # Errors
+/// [`EnrollError`]; the present certificate then stays.
+pub async fn renew(
+    folder: &StateFolder,
+    agent: &AgentId,
+    settings: &config::Uplink,
+    identity: &Identity,
+) -> Result<(), EnrollError> {
+    let new = NewKey::generate(agent)?;
+    let renewed = quic::renew(&settings.address, &settings.server_name, identity, &new.csr_der).await?;
+    folder.store_identity(&new.key_pem, &renewed.certificate_der, &renewed.ca_der)?;
+    Ok(())
+}
+
 /// One agent's way to its aggregator.
 #[derive(Debug)]
 pub struct Uplink {
@@ -128,11 +149,34 @@ impl Uplink {
         let mut session = Session::new(&self);
         tokio::select! {
             () = session.run() => {}
+            () = self.keep_certificate() => {}
             () = stop.stopped() => {}
         }
         if let Some(connected) = session.connected {
             connected.close().await;
         }
+    }
+
+    /// Renews the certificate well before it expires, for ever. The open connection goes on; the next one shows the new certificate.
+    async fn keep_certificate(&self) {
+        loop {
+            if let Ok(Some(identity)) = self.folder.identity()
+                && identity.is_renewal_due(SystemTime::now())
+            {
+                match renew(&self.folder, &self.agent, &self.settings, &identity).await {
+                    Ok(()) => tracing::info!(agent = %self.agent, "renewed the certificate"),
+                    Err(error) => {
+                        tracing::warn!(%error, "the certificate is not renewed; trying again in an hour");
+                    }
+                }
+            }
+            tokio::time::sleep(RENEWAL_CHECK).await;
+        }
+    }
+
+    /// The certificate that the next connection would show.
+    fn certificate(&self) -> Option<CertificateDer<'static>> {
+        self.folder.identity().ok().flatten()?.chain.into_iter().next()
     }
 
     /// Connects by `transport`.
@@ -225,6 +269,8 @@ struct Session<'a> {
     failures: usize,
     /// Whether it has answered on this one. A broker that is there says nothing of the aggregator behind it.
     answered: bool,
+    /// When the agent was told that it is revoked, and with which certificate.
+    revoked: Option<(Instant, Option<CertificateDer<'static>>)>,
     frame: Box<[u8; FRAME_BYTES_MAX]>,
     batch: Vec<u8>,
 }
@@ -233,7 +279,8 @@ impl<'a> Session<'a> {
     fn new(uplink: &'a Uplink) -> Self {
         let batch = Vec::with_capacity(BATCH_BYTES_MAX);
         let frame = Box::new([0; FRAME_BYTES_MAX]);
-        Self { uplink, engine: &uplink.engine, connected: None, failures: 0, answered: false, frame, batch }
+        let engine = &uplink.engine;
+        Self { uplink, engine, connected: None, failures: 0, answered: false, revoked: None, frame, batch }
     }
 
     async fn run(&mut self) {
@@ -257,6 +304,9 @@ impl<'a> Session<'a> {
 
     async fn connect(&mut self) {
         self.batch.clear();
+        if self.rests() {
+            return self.engine.disconnected();
+        }
         let transport = self.uplink.settings.kind.after(self.failures);
         match self.uplink.connect(transport).await {
             Ok(connected) => {
@@ -269,6 +319,15 @@ impl<'a> Session<'a> {
                 self.engine.disconnected();
             }
         }
+    }
+
+    /// Whether the agent was revoked, and nothing has changed since.
+    fn rests(&mut self) -> bool {
+        let rests = |(since, certificate): &(Instant, Option<CertificateDer<'static>>)| {
+            since.elapsed() < REVOKED_REST && *certificate == self.uplink.certificate()
+        };
+        self.revoked = self.revoked.take().filter(rests);
+        self.revoked.is_some()
     }
 
     /// There is no connection any more. After one that the aggregator answered on, the preferred way is tried first.
@@ -305,7 +364,11 @@ impl<'a> Session<'a> {
             frame = connected.frame() => match frame {
                 Ok(frame) => {
                     self.answered = true;
-                    report(engine.receive(&frame));
+                    let received = engine.receive(&frame);
+                    if received == Ok(Received::Dismissed(RefuseReason::Revoked)) {
+                        self.revoked = Some((Instant::now(), self.uplink.certificate()));
+                    }
+                    report(received);
                     None
                 }
                 Err(error) => Some(error),
@@ -340,6 +403,12 @@ fn report(received: Result<Received, vedette_agent_core::link::LinkError>) {
         Ok(Received::Overloaded(ms)) => tracing::warn!(ms, "the aggregator is overloaded; the link rests"),
         Ok(Received::Refused(reason)) => {
             tracing::warn!(reason = reason.as_str(), "the aggregator refused a record for good");
+        }
+        Ok(Received::Dismissed(RefuseReason::Revoked)) => {
+            tracing::error!(
+                "this agent was revoked: nothing is sent any more; `vedette-agent enroll` with a token made for it \
+                 (`vedette-aggregator token create --replace AGENT`) takes it back"
+            );
         }
         Ok(Received::Dismissed(reason)) => {
             tracing::error!(reason = reason.as_str(), "the aggregator does not want this agent");

@@ -15,7 +15,9 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256};
 use vedette_common::limits::FRAME_BYTES_MAX;
-use vedette_common::wire::{Enroll, Enrolled, Frame, Kind, Refuse, RefuseReason, WireError, decode, encode};
+use vedette_common::wire::{
+    Enroll, Enrolled, Frame, Kind, Message, Refuse, RefuseReason, Renew, WireError, decode, encode,
+};
 
 use crate::identity::{FINGERPRINT_BYTES, Identity, Token};
 
@@ -120,6 +122,11 @@ pub async fn connect(
     server_name: &str,
     identity: &Identity,
 ) -> Result<Connected, UplinkError> {
+    open(address, server_name, mutual(identity, ALPN_DATA)?).await
+}
+
+/// TLS that shows the identity's certificate and trusts its authorities.
+fn mutual(identity: &Identity, protocol: &[u8]) -> Result<ClientConfig, UplinkError> {
     let mut roots = RootCertStore::empty();
     for root in &identity.roots {
         roots.add(root.clone())?;
@@ -128,8 +135,8 @@ pub async fn connect(
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)
         .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?;
-    tls.alpn_protocols = vec![ALPN_DATA.to_vec()];
-    open(address, server_name, tls).await
+    tls.alpn_protocols = vec![protocol.to_vec()];
+    Ok(tls)
 }
 
 /// Sends a token and a signing request, and gives the certificates that come back.
@@ -149,7 +156,7 @@ pub async fn enroll(
         .with_custom_certificate_verifier(Arc::new(PinnedAuthority { fingerprint: token.ca_fingerprint }))
         .with_no_client_auth();
     tls.alpn_protocols = vec![ALPN_ENROLL.to_vec()];
-    let mut connected = open(address, server_name, tls).await.map_err(|error| match error {
+    let connected = open(address, server_name, tls).await.map_err(|error| match error {
         UplinkError::Connection(quinn::ConnectionError::TransportError(failed))
             if is_unknown_issuer(failed.code) =>
         {
@@ -157,8 +164,28 @@ pub async fn enroll(
         }
         other => other,
     })?;
+    ask(connected, &Enroll { token_secret: token.secret, csr_der: csr }).await
+}
+
+/// Sends a signing request under the present certificate, and gives the certificates that come back.
+///
+/// # Errors
+/// [`UplinkError`]; [`UplinkError::Refused`] says that the present certificate gives no other.
+pub async fn renew(
+    address: &str,
+    server_name: &str,
+    identity: &Identity,
+    csr_der: &[u8],
+) -> Result<Enrolled, UplinkError> {
+    let csr = heapless::Vec::from_slice(csr_der).map_err(|_| UplinkError::RequestTooLong(csr_der.len()))?;
+    let connected = open(address, server_name, mutual(identity, ALPN_ENROLL)?).await?;
+    ask(connected, &Renew { csr_der: csr }).await
+}
+
+/// The enrolment protocol's one request and one answer.
+async fn ask(mut connected: Connected, request: &impl Message) -> Result<Enrolled, UplinkError> {
     let mut bytes = vec![0; FRAME_BYTES_MAX];
-    let length = encode(&Enroll { token_secret: token.secret, csr_der: csr }, &mut bytes)?;
+    let length = encode(request, &mut bytes)?;
     let exchange = async {
         connected.sender.send(&bytes[..length]).await?;
         let answer = connected.receiver.frame().await?;

@@ -2,6 +2,7 @@
 //! It must never hold the work of a command; each has a file. Exit codes: 0 done, 1 a problem with the input or config, 2 wrong usage.
 //! The hard case is an error for people: it goes to standard error, with its causes, and standard output stays data.
 
+mod agent;
 mod bench;
 mod ca;
 mod calendar;
@@ -46,6 +47,9 @@ enum Command {
     /// Scheduled events.
     #[command(subcommand)]
     Calendar(calendar::Command),
+    /// Agents that have certificates.
+    #[command(subcommand)]
+    Agent(agent::Command),
     /// Enrolment tokens.
     #[command(subcommand)]
     Token(token::Command),
@@ -73,6 +77,7 @@ pub(crate) fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Label(arguments) => label::run(arguments),
         Command::Silence(command) => silence::run(command),
         Command::Calendar(command) => calendar::run(command),
+        Command::Agent(command) => agent::run(command),
         Command::Token(command) => token::run(command),
         Command::Ca(command) => ca::run(command),
     };

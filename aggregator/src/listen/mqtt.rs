@@ -1,6 +1,7 @@
 //! Listening over MQTT 3.1.1 and 5: agents behind any broker, found by their births. The only file here that names the MQTT library.
 //! It must never let a message speak for another agent or region than those of its topic: the broker's authentication stands between, and
-//! its access rules hold each agent to its own topics. The hard case is what brokers repeat: a retained birth says where an agent is to be
+//! its access rules hold each agent to its own topics; an agent that enrolled speaks only for the regions of its enrolment, and a revoked one
+//! for none. The hard case is what brokers repeat: a retained birth says where an agent is to be
 //! found, not that it lives, so it is told to the core only with the agent's next word of its own.
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use super::inbox::InboxClosed;
 use super::{AgentMessage, Aside, Input, Reception, Replies, encode, stopped};
 use crate::ca::{Authority, CaError};
 use crate::config::{MqttListen, MqttVersion};
+use crate::identity::Regions;
 use crate::limits::{
     FAREWELL_TIMEOUT, HANDSHAKE_TIMEOUT, MQTT_ARRIVALS_MAX, MQTT_MESSAGE_BYTES_MAX, MQTT_PACKET_BYTES_MAX,
     MQTT_REQUESTS_MAX, MQTT_UNCONFIRMED_MAX, OVERLOADED_RETRY_MS, REPLY_QUEUE_MAX, RETRY_PAUSE_MIN,
@@ -222,6 +224,8 @@ struct Floor<'l> {
     births: BTreeMap<Speaker, Box<Birth>>,
     links: BTreeMap<Speaker, Link>,
     next_connection: u64,
+    /// Moves when an agent's standing changes.
+    changes: watch::Receiver<i64>,
     /// One task for each link, which gives whose it was.
     writers: JoinSet<(Speaker, u64)>,
 }
@@ -235,8 +239,9 @@ struct Link {
 
 impl<'l> Floor<'l> {
     fn new(listener: &'l MqttListener) -> Self {
-        let (births, links) = (BTreeMap::new(), BTreeMap::new());
-        Self { listener, births, links, next_connection: FIRST_CONNECTION, writers: JoinSet::new() }
+        let (births, links, writers) = (BTreeMap::new(), BTreeMap::new(), JoinSet::new());
+        let changes = listener.reception.enroller.changes();
+        Self { listener, births, links, next_connection: FIRST_CONNECTION, changes, writers }
     }
 
     /// Takes messages until the connection or the listener ends.
@@ -250,6 +255,10 @@ impl<'l> Floor<'l> {
                 () = sleep_until(patience), if !subscribed => return BrokerError::TimedOut,
                 Some(ended) = self.writers.join_next() => {
                     self.let_go(ended.ok());
+                    continue;
+                }
+                Ok(()) = self.changes.changed() => {
+                    self.look_again(client);
                     continue;
                 }
                 happening = pump.next() => happening,
@@ -394,6 +403,42 @@ impl<'l> Floor<'l> {
         Ok(())
     }
 
+    /// Some agent's standing has changed: links that stand on another one end, and those who may open them again with their next word.
+    fn look_again(&mut self, client: &Client) {
+        let changed: Vec<Speaker> = self
+            .links
+            .iter()
+            .filter(|(speaker, link)| self.regions_of(speaker).ok().as_ref() != Some(&*link.regions))
+            .map(|(speaker, _)| speaker.clone())
+            .collect();
+        for speaker in changed {
+            if self.regions_of(&speaker).is_err() {
+                self.turn_away(client, &speaker, RefuseReason::Revoked, 0);
+            }
+            let Some(link) = self.links.remove(&speaker) else { continue };
+            self.listener.reception.metrics.count(Tally::Closed, "standing");
+            // A core's task that is gone needs not to be told.
+            let _ = self.close(speaker, &link);
+        }
+    }
+
+    /// What the speaker may speak for: the region of its topic, unless it enrolled for others or was revoked.
+    fn regions_of(&self, speaker: &Speaker) -> Result<AllowedRegions, RefuseReason> {
+        let enroller = &self.listener.reception.enroller;
+        // A topic's level that is no region's name gives none.
+        let asked = Regions::parse([&speaker.region]).unwrap_or_else(|_| Regions::none());
+        let asked = if asked.is_all() { Regions::none() } else { asked };
+        enroller.regions_by_broker(&speaker.agent, asked).map(|regions| AllowedRegions::from(&regions))
+    }
+
+    /// Refuses to hear a speaker, and tells it why if there is room.
+    fn turn_away(&self, client: &Client, speaker: &Speaker, reason: RefuseReason, retry_after_ms: u32) {
+        self.listener.reception.metrics.count(Tally::Refused, reason.as_str());
+        if let Ok(frame) = encode(&Refuse { reason, key: None, retry_after_ms }) {
+            client.offer(speaker.command_topic(), frame);
+        }
+    }
+
     /// The agent's connection to the broker ended; its next word opens the link again.
     fn hear_death(&mut self, speaker: Speaker) -> Result<(), InboxClosed> {
         let Some(link) = self.links.remove(&speaker) else { return Ok(()) };
@@ -406,15 +451,17 @@ impl<'l> Floor<'l> {
         if self.links.contains_key(speaker) {
             return Ok(true);
         }
-        let reception = &self.listener.reception;
-        if self.links.len() >= reception.connections_max {
-            let reason = RefuseReason::Overloaded;
-            reception.metrics.count(Tally::Refused, reason.as_str());
-            if let Ok(frame) = encode(&Refuse { reason, key: None, retry_after_ms: OVERLOADED_RETRY_MS }) {
-                client.offer(speaker.command_topic(), frame);
+        let regions = match self.regions_of(speaker) {
+            Ok(_) if self.links.len() >= self.listener.reception.connections_max => {
+                self.turn_away(client, speaker, RefuseReason::Overloaded, OVERLOADED_RETRY_MS);
+                return Ok(false);
             }
-            return Ok(false);
-        }
+            Ok(regions) => Arc::new(regions),
+            Err(reason) => {
+                self.turn_away(client, speaker, reason, 0);
+                return Ok(false);
+            }
+        };
         let connection = self.next_connection;
         self.next_connection += 1;
         let (replies, answers) = mpsc::channel(REPLY_QUEUE_MAX);
@@ -422,7 +469,6 @@ impl<'l> Floor<'l> {
         let replies = Replies::new(replies);
         let aside = replies.aside();
         self.offer(Input::Opened { agent, connection, replies })?;
-        let regions = Arc::new(AllowedRegions::Named([speaker.region.clone()].into()));
         self.links.insert(speaker.clone(), Link { connection, regions, aside });
         self.listener.reception.metrics.connections.inc();
         let written = write_answers(client.clone(), speaker.command_topic(), answers);

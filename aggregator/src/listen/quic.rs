@@ -1,5 +1,6 @@
 //! Listening on QUIC: one UDP port, one connection an agent, one bidirectional stream of frames. The only file here that names quinn.
-//! It must never let an unverified peer reach the core: the data protocol needs a certificate of our CA whose key is the agent's latest.
+//! It must never let an unverified peer reach the core: the data protocol needs a certificate of our CA whose key is the agent's latest, and ends
+//! when the agent is revoked or the certificate expires.
 //! The hard case is the end of a connection. A peer that breaks the protocol is told why and cut off; a graceful stop reads no more,
 //! but still writes every answer that the core owes before it closes.
 
@@ -15,13 +16,14 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use vedette_aggregator_core::AllowedRegions;
-use vedette_common::wire::{self, Enroll, Refuse, RefuseReason, WireError};
+use vedette_common::wire::{self, Enroll, Frame, Kind, Refuse, RefuseReason, Renew, WireError};
 
 use super::admission::Offer;
 use super::doorway::{Doorway, Pass, TurnedAway};
 use super::tls::{ALPN_DATA, ALPN_ENROLL, TlsError, server_config};
 use super::{AgentMessage, Aside, FrameBuffer, Input, Reception, Replies, encode, stopped};
 use crate::ca::Authority;
+use crate::enroll::Standing;
 use crate::identity::Identity;
 use crate::limits::{
     ENROLMENTS_MAX, FAREWELL_TIMEOUT, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, IDLE_TIMEOUT, OVERLOADED_RETRY_MS,
@@ -71,6 +73,10 @@ enum Ending {
     NoIdentity(#[from] crate::identity::IdentityError),
     #[error("the agent has enrolled with another key since")]
     OldKey,
+    #[error("the agent was revoked; only a token made for it by name takes it back")]
+    Revoked,
+    #[error("the agent's certificate has expired")]
+    Expired,
     #[error("the first frame must be the birth of the agent that the certificate names")]
     WrongIdentity,
     #[error("bad frame: {0}")]
@@ -94,6 +100,8 @@ impl Ending {
             Self::NoCertificate => "no_certificate",
             Self::NoIdentity(_) => "no_identity",
             Self::OldKey => "old_key",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
             Self::WrongIdentity => "wrong_identity",
             Self::BadFrame(_) => "bad_frame",
             Self::CutOff => "cut_off",
@@ -107,7 +115,7 @@ impl Ending {
     const fn code(&self) -> VarInt {
         match self {
             Self::Gone | Self::Stopping => VarInt::from_u32(0),
-            Self::Slow | Self::Overloaded | Self::LetGo => VarInt::from_u32(2),
+            Self::Slow | Self::Overloaded | Self::LetGo | Self::Expired => VarInt::from_u32(2),
             _ => VarInt::from_u32(1),
         }
     }
@@ -116,10 +124,21 @@ impl Ending {
     const fn refusal(&self) -> Option<Refuse> {
         let (reason, retry_after_ms) = match self {
             Self::Overloaded => (RefuseReason::Overloaded, OVERLOADED_RETRY_MS),
+            Self::Revoked => (RefuseReason::Revoked, 0),
             Self::WrongIdentity | Self::OldKey | Self::NoIdentity(_) => (RefuseReason::WrongIdentity, 0),
             _ => return None,
         };
         Some(Refuse { reason, key: None, retry_after_ms })
+    }
+}
+
+/// What a standing lets happen to a connection.
+const fn admit(standing: Standing) -> Result<(), Ending> {
+    match standing {
+        Standing::Good => Ok(()),
+        Standing::OldKey => Err(Ending::OldKey),
+        Standing::Revoked => Err(Ending::Revoked),
+        Standing::Expired => Err(Ending::Expired),
     }
 }
 
@@ -283,15 +302,16 @@ impl Shared {
         receive: RecvStream,
         pass: Pass,
     ) -> Result<(), Ending> {
-        if !self.reception.enroller.is_current(identity) {
-            return Err(Ending::OldKey);
-        }
+        admit(self.reception.enroller.standing(identity, SystemTime::now()))?;
         let permit = Arc::clone(&self.connections).try_acquire_owned().map_err(|_| Ending::Overloaded)?;
         let mut frames = Frames::new(receive, self.reception.clone());
         let first = timeout(HANDSHAKE_TIMEOUT, frames.next()).await.map_err(|_| Ending::Slow)??;
         let birth = first.ok_or(Ending::Gone)?;
         if !matches!(&*birth, AgentMessage::Birth(birth) if birth.agent == identity.agent) {
             return Err(Ending::WrongIdentity);
+        }
+        if let Err(error) = self.reception.enroller.greet(identity).await {
+            tracing::warn!(agent = %identity.agent, %error, "the agent's former key stays good for now");
         }
         let _gauge = Raised::new(&self.reception.metrics.connections);
         drop(pass);
@@ -313,10 +333,16 @@ impl Shared {
             return Err(Ending::Overloaded);
         };
         let request = timeout(HANDSHAKE_TIMEOUT, self.read_request(receive)).await;
-        let request = request.map_err(|_| Ending::Slow)??;
-        match self.reception.enroller.enroll(&request).await {
+        let (enrolled, done) = match request.map_err(|_| Ending::Slow)?? {
+            Request::Enroll(request) => (self.reception.enroller.enroll(&request).await, "done"),
+            Request::Renew(request) => {
+                let identity = verified_identity(connection)?;
+                (self.reception.enroller.renew(&identity, &request).await, "renewed")
+            }
+        };
+        match enrolled {
             Ok(enrolled) => {
-                metrics.count(Tally::Enrolment, "done");
+                metrics.count(Tally::Enrolment, done);
                 say_farewell(&mut send, Some(enrolled)).await;
             }
             Err(error) => {
@@ -330,10 +356,10 @@ impl Shared {
         Ok(())
     }
 
-    async fn read_request(&self, mut receive: RecvStream) -> Result<Box<Enroll>, Ending> {
+    async fn read_request(&self, mut receive: RecvStream) -> Result<Request, Ending> {
         let mut buffer = FrameBuffer::default();
         loop {
-            match buffer.next(|frame| wire::decode::<Enroll>(frame).map(Box::new)) {
+            match buffer.next(Request::decode) {
                 Ok(Some(request)) => return Ok(request),
                 Ok(None) => {}
                 Err(error) => {
@@ -344,6 +370,21 @@ impl Shared {
             let chunk = receive.read_chunk(STREAM_WINDOW_BYTES as usize, true).await;
             let chunk = chunk.map_err(|_| Ending::Gone)?.ok_or(Ending::CutOff)?;
             buffer.extend(&chunk.bytes);
+        }
+    }
+}
+
+/// What the enrolment protocol is asked for.
+enum Request {
+    Enroll(Box<Enroll>),
+    Renew(Box<Renew>),
+}
+
+impl Request {
+    fn decode(frame: &Frame<'_>) -> Result<Self, WireError> {
+        match frame.kind {
+            Kind::Renew => wire::decode(frame).map(Box::new).map(Self::Renew),
+            _ => wire::decode(frame).map(Box::new).map(Self::Enroll),
         }
     }
 }
@@ -366,7 +407,7 @@ impl<'s> Link<'s> {
         let aside = replies.aside();
         let opened = Input::Opened { agent: identity.agent.clone(), connection, replies };
         shared.reception.inbox.offer(opened).map_err(|_| Ending::Stopping)?;
-        let regions = Arc::new(AllowedRegions::from(&identity.regions));
+        let regions = Arc::new(AllowedRegions::from(&shared.reception.enroller.regions(identity)));
         Ok((Self { shared, identity, regions, connection, aside }, answers))
     }
 
@@ -386,6 +427,7 @@ impl<'s> Link<'s> {
             tokio::select! {
                 result = &mut read => result,
                 result = &mut answers => result.map_err(|ending| self.shared.explain(ending)),
+                fallen = self.shared.reception.enroller.fallen(self.identity) => admit(fallen),
                 () = stopped(&mut stopping) => {
                     // Nothing more is read; what the core still owes is written.
                     let _ = timeout(crate::limits::STOP_TIMEOUT, answers).await;

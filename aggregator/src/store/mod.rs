@@ -4,6 +4,7 @@
 //! The hard case is a kill between any two lines: the parts of the core that a record changed, the session's position among them,
 //! and what followed from it share one transaction, and everything else happens after it.
 
+mod agents;
 mod commit;
 mod history;
 mod operations;
@@ -16,12 +17,13 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+pub use agents::EnrolledAgent;
 pub use commit::{Batch, Notified, StoredPart, StoredState};
 pub use history::{Incident, LedgerRow};
 pub use operations::{CalendarFile, Label, SilenceRow, Versions};
 pub use outbox::{Delivery, Outcome};
 pub use thread::{StoreClosed, StoreHandle, StoreThread};
-pub use tokens::{EnrolledAgent, Grant, NewToken, TokenError};
+pub use tokens::{Grant, NewToken, TokenError};
 
 use crate::state_folder::{StateError, StateFolder};
 

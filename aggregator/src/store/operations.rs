@@ -162,7 +162,7 @@ impl Store {
         Ok(Versions { calendars: version("calendars")?, silences: version("silences")? })
     }
 
-    fn change<T>(
+    pub(super) fn change<T>(
         &mut self,
         what: &str,
         write: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,

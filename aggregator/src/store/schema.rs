@@ -89,6 +89,11 @@ const STEPS: &[&str] = &["
         comment TEXT NOT NULL,
         written_ms INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
+", "
+    -- The key that an agent asked for a certificate for and has not used yet; and when its certificates were revoked.
+    ALTER TABLE agents ADD COLUMN next_fingerprint BLOB;
+    ALTER TABLE agents ADD COLUMN revoked_ms INTEGER;
+    INSERT INTO versions (name, version) VALUES ('agents', 0);
 "];
 
 /// Brings the schema up to date.

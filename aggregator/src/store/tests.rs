@@ -157,7 +157,11 @@ fn operators_changes_move_versions() {
 fn a_database_of_the_first_version_is_brought_up_to_date_with_all_it_holds() {
     let base = tempfile::tempdir().unwrap();
     let store = open(base.path());
-    store.connection.execute_batch("DROP TABLE labels; ALTER TABLE incidents DROP COLUMN basis;").unwrap();
+    let undone = "DROP TABLE labels; ALTER TABLE incidents DROP COLUMN basis;
+        ALTER TABLE agents DROP COLUMN next_fingerprint; ALTER TABLE agents DROP COLUMN revoked_ms;
+        DELETE FROM versions WHERE name = 'agents';
+        INSERT INTO agents VALUES ('edge-1', x'01', 'uk', 1, 2);";
+    store.connection.execute_batch(undone).unwrap();
     let old = "INSERT INTO incidents (id, state, written_ms, body) VALUES ('OLD', 'open', 1, '{}')";
     store.connection.execute_batch(old).unwrap();
     store.connection.pragma_update(None, "user_version", 1).unwrap();
@@ -166,6 +170,8 @@ fn a_database_of_the_first_version_is_brought_up_to_date_with_all_it_holds() {
     let kept = store.incident("OLD").unwrap();
     assert_eq!((kept.len(), &kept[0].basis), (1, &None));
     assert!(store.labels().unwrap().is_empty());
+    let agents = store.enrolled_agents().unwrap();
+    assert_eq!((agents[0].agent.as_str(), agents[0].revoked_ms), ("edge-1", None));
 }
 
 #[test]

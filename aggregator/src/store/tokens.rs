@@ -1,10 +1,11 @@
-//! Enrolment tokens and the agents that used them.
+//! Enrolment tokens.
 //! It must never hold a token's secret, only its SHA-256, nor answer two enrolments with one token.
 //! The hard case is two agents that present the same token at once: the check and the mark share one transaction.
 
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
 use vedette_common::ids::AgentId;
 
+use super::agents::{find_agent, regions_of, regions_text};
 use super::{Store, StoreError, UnixMs};
 use crate::identity::Regions;
 use crate::limits::{TOKEN_MEMORY, TOKENS_MAX};
@@ -20,17 +21,6 @@ pub struct NewToken {
     pub replaces: Option<String>,
     /// When it stops being valid.
     pub expires_ms: UnixMs,
-}
-
-/// An agent that has a certificate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EnrolledAgent {
-    /// The agent's name.
-    pub agent: String,
-    /// SHA-256 of its public key; a certificate for another key is no longer accepted from it.
-    pub key_fingerprint: [u8; 32],
-    /// End of its certificate's validity.
-    pub not_after_ms: UnixMs,
 }
 
 /// What a token granted.
@@ -52,6 +42,9 @@ pub enum TokenError {
     /// It is past its time.
     #[error("the token has expired")]
     Expired,
+    /// The agent's certificates were revoked.
+    #[error("agent {0} was revoked; `token create --replace {0}` makes a token that takes it back")]
+    Revoked(AgentId),
     /// The name belongs to another key.
     #[error(
         "agent {0} has enrolled with another key; `token create --replace {0}` makes a token that may replace it"
@@ -122,7 +115,8 @@ impl Store {
     }
 
     /// Uses the token up for `agent` and its key. The same agent with the same key may enrol again under any fresh token; another key only
-    /// under a token that replaces it. A token that is refused for the agent's name is not used up.
+    /// under a token that replaces it, and a revoked agent only under one that names it. A token that is refused for the agent's name is not
+    /// used up.
     ///
     /// # Errors
     /// [`TokenError`] with the reason.
@@ -142,9 +136,13 @@ impl Store {
         if token.expires_ms <= now_ms {
             return Err(TokenError::Expired);
         }
-        let known = find_key(&transaction, agent)?;
-        let may_replace = token.replaces == "*" || token.replaces == agent.as_str();
-        if known.is_some_and(|key| key != *key_fingerprint) && !may_replace {
+        let known = find_agent(&transaction, agent)?;
+        let is_named = token.replaces == agent.as_str();
+        if known.as_ref().is_some_and(|known| known.revoked_ms.is_some()) && !is_named {
+            return Err(TokenError::Revoked(agent.clone()));
+        }
+        let may_replace = is_named || token.replaces == "*";
+        if known.is_some_and(|known| !known.has_key(key_fingerprint)) && !may_replace {
             return Err(TokenError::AgentKnown(agent.clone()));
         }
         transaction.execute(
@@ -157,20 +155,6 @@ impl Store {
         )?;
         transaction.commit()?;
         Ok(Grant { regions: regions_of(&token.regions) })
-    }
-
-    /// The agents that have certificates, by name.
-    ///
-    /// # Errors
-    /// What SQLite says.
-    pub fn enrolled_agents(&self) -> Result<Vec<EnrolledAgent>, StoreError> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT agent, key_fingerprint, not_after_ms FROM agents ORDER BY agent")?;
-        let rows = statement.query_map([], |row| {
-            Ok(EnrolledAgent { agent: row.get(0)?, key_fingerprint: row.get(1)?, not_after_ms: row.get(2)? })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
     }
 }
 
@@ -192,21 +176,4 @@ fn find_token(
             },
         )
         .optional()
-}
-
-fn find_key(transaction: &rusqlite::Transaction<'_>, agent: &AgentId) -> rusqlite::Result<Option<[u8; 32]>> {
-    transaction
-        .query_row("SELECT key_fingerprint FROM agents WHERE agent = ?1", [agent.as_str()], |row| row.get(0))
-        .optional()
-}
-
-/// Region names hold no white space, so a space separates them.
-fn regions_text(regions: &Regions) -> String {
-    regions.names().collect::<Vec<_>>().join(" ")
-}
-
-/// The reverse of [`regions_text`]. Only what [`Regions`] wrote is read, but a damaged row must not become a right:
-/// it grants a region that nobody has.
-fn regions_of(text: &str) -> Regions {
-    Regions::parse(text.split(' ')).unwrap_or_else(|_| Regions::none())
 }

@@ -18,7 +18,7 @@ use vedette_aggregator::enroll::Token;
 use vedette_aggregator::listen::FrameBuffer;
 use vedette_aggregator::listen::tls::{ALPN_DATA, ALPN_ENROLL};
 use vedette_common::wire::{
-    self, Acknowledge, Birth, Calendar, Enroll, Enrolled, Kind, Message, Refuse, Summary,
+    self, Acknowledge, Birth, Calendar, Enroll, Enrolled, Kind, Message, Refuse, Renew, Summary,
 };
 use vedette_common::{AgentId, BootId, Lane, RecordKey, Sequence, WallMs};
 
@@ -30,6 +30,8 @@ pub(crate) struct TestAgent {
     pub(crate) key: KeyPair,
     pub(crate) certificate: CertificateDer<'static>,
     pub(crate) ca: CertificateDer<'static>,
+    /// What it shows behind its certificate, as if that had signed it.
+    pub(crate) shows: Option<CertificateDer<'static>>,
 }
 
 /// An open data connection.
@@ -68,12 +70,7 @@ pub(crate) async fn enroll(address: SocketAddr, token: &Token, name: &str) -> Re
         csr_der: heapless::Vec::from_slice(&signing_request(name, &key)).unwrap(),
     };
     let enrolled = exchange(address, token, &frame(&request)).await?;
-    Ok(TestAgent {
-        id: agent_id(name),
-        key,
-        certificate: CertificateDer::from(enrolled.certificate_der.to_vec()),
-        ca: CertificateDer::from(enrolled.ca_der.to_vec()),
-    })
+    Ok(TestAgent::new(agent_id(name), key, &enrolled))
 }
 
 /// Sends bytes over the enrolment protocol and reads the answer.
@@ -82,6 +79,11 @@ pub(crate) async fn exchange(address: SocketAddr, token: &Token, bytes: &[u8]) -
     let mut tls =
         client_builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     tls.alpn_protocols = vec![ALPN_ENROLL.to_vec()];
+    ask(address, tls, bytes).await
+}
+
+/// The enrolment protocol's one question and one answer.
+async fn ask(address: SocketAddr, tls: ClientConfig, bytes: &[u8]) -> Result<Enrolled, Refuse> {
     let (endpoint, connection) = connect(address, tls).await.unwrap();
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
     send.write_all(bytes).await.unwrap();
@@ -109,27 +111,45 @@ impl TestAgent {
         from: &str,
         address: SocketAddr,
     ) -> Result<Session, ConnectionError> {
-        let (endpoint, connection) = connect_from(from, address, self.tls()).await?;
+        let (endpoint, connection) = connect_from(from, address, self.tls(ALPN_DATA)).await?;
         let (send, receive) = connection.open_bi().await?;
         Ok(Session { connection, send, receive, buffer: FrameBuffer::default(), _endpoint: endpoint })
     }
 
     /// Begins to connect, for as long as this is waited for.
     pub(crate) fn begin(&self, address: SocketAddr) -> impl Future<Output = ()> + Send + use<> {
-        let connecting = connect(address, self.tls());
+        let connecting = connect(address, self.tls(ALPN_DATA));
         async move { drop(connecting.await) }
     }
 
-    fn tls(&self) -> ClientConfig {
+    pub(crate) fn new(id: AgentId, key: KeyPair, enrolled: &Enrolled) -> Self {
+        Self {
+            id,
+            key,
+            certificate: CertificateDer::from(enrolled.certificate_der.to_vec()),
+            ca: CertificateDer::from(enrolled.ca_der.to_vec()),
+            shows: None,
+        }
+    }
+
+    fn tls(&self, protocol: &[u8]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.clone()).unwrap();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
-        let mut tls = client_builder()
-            .with_root_certificates(roots)
-            .with_client_auth_cert(vec![self.certificate.clone()], key)
-            .unwrap();
-        tls.alpn_protocols = vec![ALPN_DATA.to_vec()];
+        let mut chain = vec![self.certificate.clone()];
+        chain.extend(self.shows.iter().cloned());
+        let mut tls =
+            client_builder().with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap();
+        tls.alpn_protocols = vec![protocol.to_vec()];
         tls
+    }
+
+    /// Asks with its certificate for another one in the name of `name`, with another key.
+    pub(crate) async fn renew(&self, address: SocketAddr, name: &str) -> Result<Self, Refuse> {
+        let key = KeyPair::generate().unwrap();
+        let request = Renew { csr_der: heapless::Vec::from_slice(&signing_request(name, &key)).unwrap() };
+        let enrolled = ask(address, self.tls(ALPN_ENROLL), &frame(&request)).await?;
+        Ok(Self::new(agent_id(name), key, &enrolled))
     }
 
     /// Connects, introduces itself and takes the calendar that every birth is answered with.
@@ -189,6 +209,12 @@ impl Session {
             let chunk = self.receive.read_chunk(4096, true).await.unwrap().expect("an answer before the end");
             self.buffer.extend(&chunk.bytes);
         }
+    }
+
+    /// The certificate that the aggregator showed.
+    pub(crate) fn server_certificate(&self) -> CertificateDer<'static> {
+        let chain = self.connection.peer_identity().unwrap().downcast::<Vec<CertificateDer<'static>>>();
+        chain.unwrap().remove(0)
     }
 
     /// The words with which the aggregator closed the connection.

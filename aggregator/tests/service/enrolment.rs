@@ -18,7 +18,7 @@ use crate::agent::{
 use crate::{QUIET, Rig, config, wait_for};
 
 /// Stores a token with these properties beside a running aggregator.
-async fn token(rig: &Rig, regions: &[&str], replaces: Option<&str>, expires_ms: i64) -> Token {
+pub(crate) async fn token(rig: &Rig, regions: &[&str], replaces: Option<&str>, expires_ms: i64) -> Token {
     let token = Token { ca_fingerprint: rig.local_token().ca_fingerprint, secret: rand_secret() };
     let new = NewToken {
         secret_hash: token.secret_hash(),
@@ -170,13 +170,76 @@ async fn after_a_rotation_old_and_new_agents_are_welcome() {
         session.say(&summary(1, "uk")).await;
         assert_eq!(session.answer().await, acknowledged(1));
     }
+}
 
-    // A second rotation ends the trust in the first CA.
-    Authority::open(&folder, now).unwrap().rotate(&folder, now).unwrap();
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_beside_a_running_aggregator_cuts_nobody_off() {
+    let rig = Rig::start().await;
+    let old = enroll(rig.quic(), &rig.local_token(), "edge-1").await.unwrap();
+    let mut session = old.session(rig.quic()).await;
+    let folder = StateFolder::open(&rig.folder.path().join("state")).unwrap();
+    for _ in 0..3 {
+        let before = rig.local_token().ca_fingerprint;
+        let now = SystemTime::now();
+        Authority::open(&folder, now).unwrap().rotate(&folder, now).unwrap();
+        wait_for("the new CA", async || rig.local_token().ca_fingerprint != before).await;
+    }
+    session.say(&summary(1, "uk")).await;
+    assert_eq!(session.answer().await, acknowledged(1), "an open connection goes on");
+    let mut session = old.session(rig.quic()).await;
+    session.say(&summary(2, "uk")).await;
+    assert_eq!(session.answer().await, acknowledged(2), "an agent of the oldest CA connects anew");
+    let renewed = old.renew(rig.quic(), "edge-1").await.unwrap();
+    assert_ne!(renewed.ca, old.ca, "a renewal brings the latest CA");
+    renewed.session(rig.quic()).await;
+
+    let before = rig.local_token().ca_fingerprint;
+    Authority::begin_anew(&folder, SystemTime::now()).unwrap();
+    wait_for("the CA that trusts nobody", async || rig.local_token().ca_fingerprint != before).await;
+    assert!(old.connect(rig.quic()).await.is_err() && renewed.connect(rig.quic()).await.is_err());
+    enroll(rig.quic(), &rig.local_token(), "edge-2").await.unwrap().session(rig.quic()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_server_certificate_is_shown_to_new_connections_and_disturbs_no_other() {
+    let rig = Rig::start().await;
+    let agent = enroll(rig.quic(), &rig.local_token(), "edge-1").await.unwrap();
+    let other = enroll(rig.quic(), &rig.local_token(), "edge-2").await.unwrap();
+    let mut session = agent.session(rig.quic()).await;
     rig.service.renew_certificates().await.unwrap();
-    assert!(
-        old.connect(rig.quic()).await.is_err(),
-        "the agent no longer knows the server, nor the server the agent"
-    );
-    new.session(rig.quic()).await;
+    let fresh = other.session(rig.quic()).await;
+    assert_ne!(session.server_certificate(), fresh.server_certificate());
+    session.say(&summary(1, "uk")).await;
+    assert_eq!(session.answer().await, acknowledged(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_token_gives_one_certificate_however_many_ask_at_once() {
+    let rig = Rig::start().await;
+    let token = token(&rig, &["uk"], None, i64::MAX).await;
+    let mut asking = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let (quic, token) = (rig.quic(), token.clone());
+        asking.spawn(async move { enroll(quic, &token, &format!("edge-{number}")).await.map(drop) });
+    }
+    let answers = asking.join_all().await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+    let used = |refuse: &vedette_common::wire::Refuse| refuse.reason == RefuseReason::TokenUsed;
+    assert_eq!(answers.iter().filter(|answer| answer.as_ref().is_err_and(used)).count(), 7);
+    let agents = rig.service.store().with(|store| store.enrolled_agents()).await.unwrap().unwrap();
+    assert_eq!(agents.len(), 1, "{agents:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tokens_secret_stands_nowhere_in_the_database() {
+    let rig = Rig::start().await;
+    let token = token(&rig, &["uk"], None, i64::MAX).await;
+    let bytes: Vec<u8> = ["vedette.sqlite", "vedette.sqlite-wal"]
+        .iter()
+        .flat_map(|name| std::fs::read(rig.folder.path().join("state").join(name)).unwrap_or_default())
+        .collect();
+    let holds = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
+    assert!(holds(&token.secret_hash()), "its hash is how it is found");
+    let text = token.to_text();
+    assert!(!holds(&token.secret) && !holds(text.as_bytes()) && !holds(&text.as_bytes()[48..]));
 }

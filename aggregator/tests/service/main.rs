@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod agent;
+mod attacks;
 mod enrolment;
 mod frames;
 mod notifiers;
