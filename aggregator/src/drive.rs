@@ -185,7 +185,7 @@ impl Driver {
     async fn gather(&mut self, first: Input, inputs: &mut Inputs) {
         self.take(first);
         let until = Instant::now() + COMMIT_LINGER;
-        while self.batch.records < BATCH_RECORDS_MAX {
+        while self.batch.records < BATCH_RECORDS_MAX && Instant::now() < until {
             let Ok(input) = timeout_at(until, inputs.next()).await else { break };
             self.take(input);
         }

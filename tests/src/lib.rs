@@ -8,6 +8,8 @@ pub mod demo;
 #[cfg(feature = "scenarios")]
 pub mod fleet;
 #[cfg(feature = "scenarios")]
+pub mod overload;
+#[cfg(feature = "scenarios")]
 pub mod rig;
 #[cfg(feature = "scenarios")]
 pub mod simulation;

@@ -317,14 +317,18 @@ impl Admission {
     }
 
     fn take_notice(&mut self) -> Option<Input> {
-        let agent = self.turns[0].pop_front()?;
-        let place = self.places.get_mut(&agent)?;
+        let agent = self.turns[0].front()?.clone();
+        self.take_notice_of(&agent)
+    }
+
+    fn take_notice_of(&mut self, agent: &AgentId) -> Option<Input> {
+        let place = self.places.get_mut(agent)?;
         let notice = place.take_notice();
-        if place.has_notice() {
-            // What belongs together stays together.
-            self.turns[0].push_front(agent);
-        } else if place.is_empty() {
-            self.places.remove(&agent);
+        if !place.has_notice() {
+            self.turns[0].retain(|other| other != agent);
+            if place.is_empty() {
+                self.places.remove(agent);
+            }
         }
         notice
     }
@@ -333,7 +337,13 @@ impl Admission {
         let class = lane.index() + 1;
         loop {
             let agent = self.turns[class].pop_front()?;
-            let line = &mut self.places.get_mut(&agent)?.lines[lane.index()];
+            let place = self.places.get_mut(&agent)?;
+            if place.has_notice() {
+                // No record overtakes the opening of its connection, or the horizon that makes it the next one.
+                self.turns[class].push_front(agent.clone());
+                return self.take_notice_of(&agent);
+            }
+            let line = &mut place.lines[lane.index()];
             let cost = line.records.front().map_or(0, cost);
             if line.deficit < cost {
                 line.deficit += QUANTUM;

@@ -148,6 +148,25 @@ fn heartbeats_of_one_agent_wait_as_one_and_hold_up_nobody() {
 }
 
 #[test]
+fn no_record_overtakes_the_opening_of_its_connection() {
+    let names: Vec<String> = (0..100).map(|index| format!("edge-{index}")).collect();
+    let mut admission = Admission::default();
+    for name in &names {
+        offer(&mut admission, opened(name, 1));
+        offer(&mut admission, record(name, Lane::RollUps, 1));
+    }
+    let mut known = Vec::new();
+    while let Some(input) = admission.take(0) {
+        match input {
+            Input::Opened { agent, .. } => known.push(agent),
+            Input::Received { agent, .. } => assert!(known.contains(&agent), "{agent} is not known yet"),
+            Input::Closed { .. } => panic!("nobody left"),
+        }
+    }
+    assert_eq!(known.len(), names.len());
+}
+
+#[test]
 fn what_a_connection_left_behind_is_forgotten_and_its_words_no_longer_heard() {
     let mut admission = admission(&["edge"]);
     offer(&mut admission, record("edge", Lane::RollUps, 1));
@@ -198,6 +217,7 @@ fn everything_is_accounted_for_and_nothing_is_reordered() {
         let (mut offered, mut refused, mut taken, mut forgotten) = (0, 0, 0, 0);
         let mut connections = vec![0; names.len()];
         let mut seen: BTreeMap<(String, Lane), u64> = BTreeMap::new();
+        let mut known: BTreeMap<String, u64> = BTreeMap::new();
         for step in 1..4_000_u64 {
             let who = draw(names.len() as u64) as usize;
             match draw(40) {
@@ -211,13 +231,26 @@ fn everything_is_accounted_for_and_nothing_is_reordered() {
                     offer(&mut admission, Input::Closed { agent, connection });
                 }
                 2 => drop(offer(&mut admission, heartbeat(&names[who]))),
-                3..20 => {
-                    if let Some((name, lane, sequence)) = next(&mut admission) {
-                        taken += 1;
-                        let former = seen.insert((name, lane), sequence);
-                        assert!(former < Some(sequence), "seed {seed}: {former:?} before {sequence}");
+                3..20 => match admission.take(0) {
+                    Some(Input::Opened { agent, connection, .. }) => {
+                        known.insert(agent.to_string(), connection);
                     }
-                }
+                    Some(Input::Received { agent, connection, message, .. }) => {
+                        let name = agent.to_string();
+                        assert_eq!(
+                            known.get(&name),
+                            Some(&connection),
+                            "seed {seed}: heard before its opening"
+                        );
+                        if let AgentMessage::Summary(summary) = *message {
+                            taken += 1;
+                            let (lane, sequence) = (summary.key.lane, summary.key.sequence.0);
+                            let former = seen.insert((name, lane), sequence);
+                            assert!(former < Some(sequence), "seed {seed}: {former:?} before {sequence}");
+                        }
+                    }
+                    _ => {}
+                },
                 _ => {
                     let summary = Summary::new(key(Lane::ALL[draw(2) as usize], step), WallMs(0), 1_000);
                     let input = received(&names[who], connections[who], AgentMessage::Summary(summary));
