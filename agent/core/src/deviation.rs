@@ -495,9 +495,9 @@ pub(crate) fn follow<const N: usize>(
     followed: &mut [Observation<'_>],
     scores: &Scores<N>,
 ) -> [Option<Course>; N] {
-    let mut before = Block::<WORDS, N>::new();
+    let mut block = Block::<WORDS, N>::new();
     let last = followed.len() - 1;
-    before.gather(core::array::from_fn(|lane| &followed[lane.min(last)].deviation.words));
+    block.gather(core::array::from_fn(|lane| &followed[lane.min(last)].deviation.words));
     let (mut off, mut now, mut prints) = ([0_u32; N], [0_u32; N], [0_u32; N]);
     let mut at = followed[0].moment.at;
     let mut now_s = rhythm_s(at.0);
@@ -510,10 +510,9 @@ pub(crate) fn follow<const N: usize>(
         off[lane] = u32::from(one.deviation.is_off());
         prints[lane] = print(one.value);
     }
-    let mut after = Block::<WORDS, N>::new();
     let mut signs = [0_u32; N];
     for lane in 0..N {
-        let mut watch: Watch = before.read(lane);
+        let mut watch: Watch = block.read(lane);
         signs[lane] = watch.look(&Glance {
             x: scores.x[lane],
             print: prints[lane],
@@ -525,9 +524,9 @@ pub(crate) fn follow<const N: usize>(
             strain_ongoing: settings.strain_ongoing,
             off: off[lane] != 0,
         });
-        after.write(lane, watch);
+        block.write(lane, watch);
     }
-    after.scatter(followed.iter_mut().map(|one| &mut one.deviation.words));
+    block.scatter(followed.iter_mut().map(|one| &mut one.deviation.words));
     let mut courses = [None; N];
     for (lane, one) in followed.iter_mut().enumerate().take(N) {
         one.deviation.keep(scores.residual[lane]);

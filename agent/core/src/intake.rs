@@ -27,6 +27,8 @@ const SPELLED_AS_STATSD: u8 = 2;
 const SPELLED_AS_OBSERVATION: u8 = 3;
 /// Values of line protocol whose slots are asked for at once: as many as are scored at once.
 const BLOCK: usize = crate::batch::LANES;
+/// Values that are read between asking for the place of one in the index and asking for its slot.
+const LINES_AHEAD: usize = 3;
 
 /// Why something is not an observation of a series: its text, or the state of the pipeline.
 pub(crate) enum Fault {
@@ -98,6 +100,8 @@ struct Intake<'a> {
     /// One block is being filled; the slots of the other are on their way.
     blocks: [Block<'a>; 2],
     filling: usize,
+    /// Values of the block being filled whose slots were asked for.
+    asked: usize,
     /// What the latest plain line's timestamp came to: most lines of a batch have the same.
     arrival: Result<Arrival, DropReason>,
 }
@@ -140,6 +144,7 @@ impl Pipeline<'_> {
             tally: Tally::default(),
             blocks: [Block::new(), Block::new()],
             filling: 0,
+            asked: 0,
             arrival: self.arrive(now, None),
         };
         let mut plain = PlainLine::default();
@@ -234,16 +239,29 @@ impl Pipeline<'_> {
         if intake.blocks[intake.filling].is_full() {
             self.turn(intake);
         }
-        intake.blocks[intake.filling].push(waiting).expect("a full block was changed for an empty one");
+        let block = &mut intake.blocks[intake.filling];
+        block.push(waiting).expect("a full block was changed for an empty one");
+        if block.len() > LINES_AHEAD {
+            self.ask(intake, 1);
+        }
     }
 
-    /// Observes the block whose slots have arrived, and asks for those of the other one.
+    /// Asks for the slots of the next few values of the block being filled. One at a time, since a processor waits for
+    /// no more than a dozen lines at once.
+    #[inline]
+    fn ask(&self, intake: &mut Intake<'_>, count: usize) {
+        let block = &mut intake.blocks[intake.filling];
+        for waiting in block.iter_mut().skip(intake.asked).take(count) {
+            waiting.hint = self.table.prefetch_slot(waiting.spelling);
+            intake.asked += 1;
+        }
+    }
+
+    /// Observes the block whose slots have arrived, and asks for what is left of the other one.
     #[inline(never)]
     fn turn(&mut self, intake: &mut Intake<'_>) {
-        for waiting in &mut intake.blocks[intake.filling] {
-            waiting.hint = self.table.prefetch_slot(waiting.spelling);
-        }
-        intake.filling ^= 1;
+        self.ask(intake, BLOCK);
+        (intake.filling, intake.asked) = (intake.filling ^ 1, 0);
         self.observe_block(intake);
     }
 

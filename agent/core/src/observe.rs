@@ -67,6 +67,7 @@ impl Pipeline<'_> {
         }
         slot.last_ms = at.0;
         slot.seen_s = arrival.seen_s();
+        slot.state.prefetch_week(Moment::new(at, self.regions.offset_s(slot.region)));
         Ok(Due { place, window: arrival.window, at, value })
     }
 

@@ -2,8 +2,8 @@
 //!
 //! With a million series each observation finds its slot in none of the caches; asked for in time, the lines of
 //! many slots are on their way at once. It must never change a result: a request is a hint, and nothing is read
-//! into the program. The hard case is that stable Rust has no safe function for it, so this is the one file of the
-//! core with `unsafe` in it. Why that is sound: neither instruction faults, writes, or touches anything but caches,
+//! into the program. The hard case is that stable Rust has no safe function for it, so this is one of the few files with
+//! `unsafe` in them. Why that is sound: neither instruction faults, writes, or touches anything but caches,
 //! whatever the address; the addresses are those of a reference anyway.
 #![allow(
     unsafe_code,
@@ -15,8 +15,14 @@ const LINE_BYTES: usize = 64;
 /// Asks for every cache line of `value`.
 #[inline]
 pub fn prefetch<T>(value: &T) {
+    prefetch_first(value, size_of::<T>());
+}
+
+/// Asks for the cache lines of the first `bytes` of `value`.
+#[inline]
+pub fn prefetch_first<T>(value: &T, bytes: usize) {
     let start = core::ptr::from_ref(value).cast::<u8>();
-    for offset in (0..size_of::<T>()).step_by(LINE_BYTES) {
+    for offset in (0..bytes).step_by(LINE_BYTES) {
         line(start.wrapping_add(offset));
     }
 }

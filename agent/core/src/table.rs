@@ -9,7 +9,7 @@ use crate::{
     index::{self, Index},
     names::NameId,
     parse::statsd,
-    prefetch::prefetch,
+    prefetch::prefetch_first,
     score::SeriesState,
 };
 
@@ -206,12 +206,13 @@ impl<'m> SeriesTable<'m> {
         self.by_spelling.prefetch(spelling);
     }
 
-    /// Asks memory for the slot that most likely has this spelling, without looking into it; [`NO_PLACE`] if none has.
+    /// Asks memory for the slot that most likely has this spelling, without looking into it, but not for the hours of its
+    /// week; [`NO_PLACE`] if none has.
     #[inline]
     pub(crate) fn prefetch_slot(&self, spelling: u64) -> u32 {
         let hint = self.by_spelling.find(spelling, |_| true).unwrap_or(NO_PLACE);
         if let Some(slot) = self.slots.get(hint as usize) {
-            prefetch(slot);
+            prefetch_first(slot, core::mem::offset_of!(Slot, state) + SeriesState::BYTES_WITHOUT_WEEK);
         }
         hint
     }

@@ -90,25 +90,25 @@ struct Left<const N: usize> {
 #[inline(always)]
 pub(crate) fn step<const N: usize>(seen: &mut [impl Observed]) -> Scores<N> {
     let brought = bring::<N>(seen);
-    let mut before = Block::<WORDS, N>::new();
+    let mut block = Block::<WORDS, N>::new();
     let last = seen.len() - 1;
-    before.gather(core::array::from_fn(|lane| &seen[lane.min(last)].state().words));
-    let (mut after, mut left, mut scores) = (Block::new(), Left::new(), Scores::new());
-    forecast(&brought, &before, &mut after, &mut left, &mut scores);
+    block.gather(core::array::from_fn(|lane| &seen[lane.min(last)].state().words));
+    let (mut left, mut scores) = (Left::new(), Scores::new());
+    forecast(&brought, &mut block, &mut left, &mut scores);
     for lane in 0..seen.len().min(N) {
         let state = seen[lane].state_mut();
         if left.rarely[lane] != 0 {
-            learn_rarely(&brought, &before, lane, state);
+            learn_rarely(&brought, lane, state);
         } else {
             let sides = |both: &[[i32; N]; 2]| [both[0][lane], both[1][lane]];
             state.season.put(brought.places[lane], sides(&left.day), sides(&left.week));
         }
         if left.outside[lane] != 0 {
-            reach(&mut after, &mut left, lane, state);
+            reach(&mut block, &mut left, lane, state);
         }
     }
-    count(seen, &mut after, &left, &mut scores);
-    after.scatter(seen.iter_mut().map(|one| &mut one.state_mut().words));
+    count(seen, &mut block, &left, &mut scores);
+    block.scatter(seen.iter_mut().map(|one| &mut one.state_mut().words));
     scores
 }
 
@@ -195,13 +195,12 @@ impl<const N: usize> Left<N> {
 #[inline(always)]
 fn forecast<const N: usize>(
     brought: &Brought<N>,
-    before: &Block<WORDS, N>,
-    after: &mut Block<WORDS, N>,
+    block: &mut Block<WORDS, N>,
     left: &mut Left<N>,
     scores: &mut Scores<N>,
 ) {
     for lane in 0..N {
-        let mut numbers: Numbers = before.read(lane);
+        let mut numbers: Numbers = block.read(lane);
         let given = brought.given(lane);
         let stepped = numbers.step(&given);
         let forecasted = stepped.forecasted;
@@ -226,20 +225,16 @@ fn forecast<const N: usize>(
         scores.next[lane] = forecasted.next;
         scores.band[lane] = forecasted.band;
         scores.ready[lane] = u32::from(stepped.ready);
-        after.write(lane, numbers);
+        block.write(lane, numbers);
     }
 }
 
+/// Lets hours learn more than a move. The words of the series are still those of before the step.
 #[cold]
 #[inline(never)]
-fn learn_rarely<const N: usize>(
-    brought: &Brought<N>,
-    before: &Block<WORDS, N>,
-    lane: usize,
-    state: &mut SeriesState,
-) {
+fn learn_rarely<const N: usize>(brought: &Brought<N>, lane: usize, state: &mut SeriesState) {
     if brought.learns[lane] != 0 {
-        let numbers: Numbers = before.read(lane);
+        let numbers = state.numbers();
         numbers.learn_hours(&mut state.season, brought.places[lane], &brought.given(lane));
     }
 }

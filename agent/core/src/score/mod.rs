@@ -40,6 +40,7 @@ mod state;
 mod strain;
 #[cfg(test)]
 mod tests;
+mod transpose;
 mod vanish;
 pub(crate) mod words;
 

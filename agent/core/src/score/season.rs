@@ -9,6 +9,7 @@
 //! corrections arrive on average.
 
 use super::approximate::{Bounded, choose};
+use crate::prefetch::prefetch;
 
 /// Hours of a day and of a week.
 const DAY: usize = 24;
@@ -206,12 +207,12 @@ pub(super) struct Lesson {
 #[repr(C)]
 #[derive(Clone, Debug)]
 pub(super) struct Season {
-    day: [Short; DAY],
-    /// The factors less 1, in units.
-    week: [i8; WEEK],
     /// The exponent of the unit of `day`.
     exponent: i8,
     precision: u8,
+    day: [Short; DAY],
+    /// The factors less 1, in units. The last, since an observation looks at two of them only.
+    week: [i8; WEEK],
 }
 
 impl Season {
@@ -228,6 +229,19 @@ impl Season {
         let exponent = (i32::from(donor.exponent) + power).clamp(EXPONENT_MIN, EXPONENT_MAX);
         self.exponent = exponent as i8;
         factor * power_of_two((i32::from(donor.exponent) - exponent).clamp(-126, 127))
+    }
+
+    /// Where the hours of the week begin.
+    pub(super) const WEEK_AT: usize = core::mem::offset_of!(Season, week);
+
+    /// Asks memory for the hours of the week around a place.
+    #[inline]
+    pub(super) fn prefetch_week(&self, place: Place) {
+        for hour in place.week {
+            if let Some(factor) = self.week.get(usize::from(hour)) {
+                prefetch(factor);
+            }
+        }
     }
 
     /// What it holds of the hours around a place.

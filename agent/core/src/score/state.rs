@@ -190,6 +190,15 @@ impl SeriesState {
         kernel::step::<1>(&mut [Lone(self, (moment, value, learning))]).score(0)
     }
 
+    /// Its bytes but for the hours of the week, of which an observation looks at two only.
+    pub(crate) const BYTES_WITHOUT_WEEK: usize = core::mem::offset_of!(SeriesState, season) + Season::WEEK_AT;
+
+    /// Asks memory for the hours of the week around a moment.
+    #[inline]
+    pub(crate) fn prefetch_week(&self, moment: Moment) {
+        self.season.prefetch_week(Place::new(moment.local_s));
+    }
+
     /// Whether it is time to borrow from a series of the same kind: its level is known, and nothing else.
     #[inline]
     pub fn may_borrow(&self) -> bool {

@@ -6,6 +6,8 @@
 //! hard case is to have one text for both: a struct of numbers reads itself out of one lane and writes itself back,
 //! and the compiler takes such loops apart.
 
+use super::transpose::transposed;
+
 /// Where words come from, one after the other.
 pub(crate) trait Source {
     /// The next of them.
@@ -197,13 +199,9 @@ impl<const WORDS: usize, const N: usize> Block<WORDS, N> {
         let mut lane = 0;
         while lane + 4 <= N {
             let four: [&[u32; WORDS]; 4] = core::array::from_fn(|i| rows[lane + i]);
-            for chunk in 0..WORDS / 4 {
-                let at = chunk * 4;
-                let squares: [[u32; 4]; 4] =
-                    core::array::from_fn(|i| core::array::from_fn(|j| four[i][at + j]));
-                for (j, column) in transposed(squares).into_iter().enumerate() {
-                    self.0[at + j][lane..lane + 4].copy_from_slice(&column);
-                }
+            for (chunk, columns) in self.0.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let squares = four.map(|row| &row.as_chunks::<4>().0[chunk]);
+                transposed(squares, columns.each_mut().map(|column| part_mut(column, lane)));
             }
             lane += 4;
         }
@@ -218,30 +216,34 @@ impl<const WORDS: usize, const N: usize> Block<WORDS, N> {
     /// Gives as many series as there are their words back.
     #[inline(always)]
     pub(crate) fn scatter<'a>(&self, mut rows: impl Iterator<Item = &'a mut [u32; WORDS]>) {
-        let mut lane = 0;
-        while lane + 4 <= N {
-            let Some(a) = rows.next() else { return };
-            let mut four = [Some(a), rows.next(), rows.next(), rows.next()];
-            for chunk in 0..WORDS / 4 {
-                let at = chunk * 4;
-                let squares: [[u32; 4]; 4] =
-                    core::array::from_fn(|j| core::array::from_fn(|i| self.0[at + j][lane + i]));
-                for (row, words) in four.iter_mut().flatten().zip(transposed(squares)) {
-                    row[at..at + 4].copy_from_slice(&words);
+        for lane in (0..N).step_by(4) {
+            match [rows.next(), rows.next(), rows.next(), rows.next()] {
+                [Some(a), Some(b), Some(c), Some(d)] if lane + 4 <= N => {
+                    for (chunk, columns) in self.0.as_chunks::<4>().0.iter().enumerate() {
+                        let squares = columns.each_ref().map(|column| part(column, lane));
+                        let four = [&mut *a, &mut *b, &mut *c, &mut *d];
+                        transposed(squares, four.map(|row| &mut row.as_chunks_mut::<4>().0[chunk]));
+                    }
                 }
+                few => few.into_iter().flatten().zip(lane..N).for_each(|(row, lane)| self.give(lane, row)),
             }
-            lane += 4;
         }
-        for (row, lane) in rows.zip(lane..N) {
-            for (word, numbers) in row.iter_mut().zip(&self.0) {
-                *word = numbers[lane];
-            }
+    }
+
+    fn give(&self, lane: usize, row: &mut [u32; WORDS]) {
+        for (word, numbers) in row.iter_mut().zip(&self.0) {
+            *word = numbers[lane];
         }
     }
 }
 
-/// Rows to columns.
+/// Four lanes of a column.
 #[inline(always)]
-fn transposed(rows: [[u32; 4]; 4]) -> [[u32; 4]; 4] {
-    core::array::from_fn(|j| core::array::from_fn(|i| rows[i][j]))
+fn part<const N: usize>(column: &[u32; N], lane: usize) -> &[u32; 4] {
+    column[lane..].first_chunk().expect("there are four lanes more")
+}
+
+#[inline(always)]
+fn part_mut<const N: usize>(column: &mut [u32; N], lane: usize) -> &mut [u32; 4] {
+    column[lane..].first_chunk_mut().expect("there are four lanes more")
 }
