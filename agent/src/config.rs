@@ -302,6 +302,9 @@ impl Default for Limits {
 pub struct Uplink {
     /// How the aggregator is reached: `quic` (default), `mqtt`, or a list of both: the first, then the other when it fails.
     pub kind: Transports,
+    /// How long another way carries before the preferred one is tried again, in seconds, 1 to 86,400; doubles up to four
+    /// times while that leads nowhere. Default 300.
+    pub prefer_again_s: u32,
     /// Host and UDP port of the aggregator; default 127.0.0.1:8461. Names are looked up anew for each connection.
     pub address: String,
     /// Name in the aggregator's certificate; default `vedette-aggregator`.
@@ -317,6 +320,7 @@ impl Default for Uplink {
     fn default() -> Self {
         Self {
             kind: Transports::default(),
+            prefer_again_s: 300,
             address: "127.0.0.1:8461".into(),
             server_name: "vedette-aggregator".into(),
             aggregator_state_dir: state_dir_default("vedette-aggregator", &["VEDETTE_AGGREGATOR_STATE"]),

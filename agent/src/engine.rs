@@ -4,7 +4,7 @@
 //! Must never wait while it holds the lock. The hard case is everything at once: the runtime has one thread, so the lock
 //! is only ever contended by a test, and no queue stands between a source and the scorers.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use vedette_agent_core::key::{DefaultTags, Observation};
@@ -21,11 +21,12 @@ use vedette_common::{
 };
 
 use crate::clock::Clock;
-use crate::config::{Config, WindowClock};
+use crate::config::{Config, Transport, WindowClock};
 use crate::memory::{lend, lend_pipeline};
 use crate::source::host::Reading;
 use crate::storage::FileStorage;
 use crate::tags::Tags;
+use crate::uplink::wire::Wire;
 use crate::zone::Zone;
 
 /// Why an engine cannot be made.
@@ -48,6 +49,7 @@ pub struct Engine {
     state: Mutex<State>,
     /// Told when there may be something new to send.
     wake: Notify,
+    wire: Arc<Wire>,
 }
 
 struct State {
@@ -84,6 +86,8 @@ pub struct Snapshot {
     pub link: LinkCounts,
     /// Whether a connection is open.
     pub connected: bool,
+    /// Bytes sent and received over QUIC, and over MQTT.
+    pub wire_bytes: [[u64; 2]; 2],
 }
 
 impl std::fmt::Debug for Engine {
@@ -129,7 +133,13 @@ impl Engine {
         };
         let recovery = state.spool.recovery();
         tracing::info!(records = recovery.records, damaged = recovery.damaged, "the spool is open");
-        Ok(Self { clock, state: Mutex::new(state), wake: Notify::new() })
+        Ok(Self { clock, state: Mutex::new(state), wake: Notify::new(), wire: Arc::default() })
+    }
+
+    /// Where bytes on the wire are counted.
+    #[must_use]
+    pub const fn wire(&self) -> &Arc<Wire> {
+        &self.wire
     }
 
     /// Both clocks.
@@ -307,6 +317,7 @@ impl Engine {
             spool_file_bytes: state.spool.bytes(),
             link: *state.link.counts(),
             connected: state.link.is_connected(),
+            wire_bytes: [Transport::Quic, Transport::Mqtt].map(|transport| self.wire.totals(transport)),
         }
     }
 

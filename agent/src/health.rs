@@ -218,7 +218,16 @@ fn encode_link(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
     out.counter("vedette_agent_link_refusals", "Refusals received", link.refused)?;
     out.counter("vedette_agent_link_timeouts", "Times that no acknowledgement came in time", link.timeouts)?;
     out.counter("vedette_agent_link_reconnects", "Attempts to connect after the first", link.reconnects)?;
-    out.counter("vedette_agent_link_bad_frames", "Frames received that made no sense", link.bad_frames)
+    out.counter("vedette_agent_link_bad_frames", "Frames received that made no sense", link.bad_frames)?;
+    let help = "Bytes of UDP (quic) and TCP (mqtt), all overheads above those included";
+    let mut metric = out.0.encode_descriptor("vedette_agent_wire_bytes", help, None, MetricType::Counter)?;
+    for (transport, bytes) in ["quic", "mqtt"].into_iter().zip(snapshot.wire_bytes) {
+        for (direction, count) in ["sent", "received"].into_iter().zip(bytes) {
+            let labels = [("transport", transport), ("direction", direction)];
+            metric.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes metrics one by one.

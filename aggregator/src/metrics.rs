@@ -17,6 +17,9 @@ type Label = [(&'static str, &'static str); 1];
 /// A notifier from the config and an outcome.
 type NotifierLabels = [(&'static str, String); 2];
 
+/// A transport and a direction.
+type WireLabels = [(&'static str, &'static str); 2];
+
 /// The metrics of one aggregator; clones count into the same.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -44,6 +47,7 @@ pub struct Metrics {
     enrolments: Family<Label, Counter>,
     states: Family<Label, Counter>,
     deliveries: Family<NotifierLabels, Counter>,
+    wire_bytes: Family<WireLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -65,6 +69,7 @@ impl Default for Metrics {
             enrolments: Family::default(),
             states: Family::default(),
             deliveries: Family::default(),
+            wire_bytes: Family::default(),
         }
     }
 }
@@ -120,6 +125,23 @@ impl Metrics {
         self.deliveries.get_or_create(&labels).inc_by(count);
     }
 
+    /// Counts bytes of UDP (`quic`) or TCP (`mqtt`), with all overheads above those.
+    pub fn count_wire(&self, transport: &'static str, sent: u64, received: u64) {
+        for (direction, bytes) in [("sent", sent), ("received", received)] {
+            let labels = [("transport", transport), ("direction", direction)];
+            self.wire_bytes.get_or_create(&labels).inc_by(bytes);
+        }
+    }
+
+    /// Bytes sent and received by that transport.
+    #[must_use]
+    pub fn wire_bytes(&self, transport: &'static str) -> [u64; 2] {
+        ["sent", "received"].map(|direction| {
+            let labels = [("transport", transport), ("direction", direction)];
+            self.wire_bytes.get(&labels).map_or(0, |counter| counter.get())
+        })
+    }
+
     /// A page that reads these metrics.
     #[must_use]
     pub fn page(&self) -> MetricsPage {
@@ -147,6 +169,8 @@ impl Metrics {
         registry.register("refused", "Refused records and connections by reason", self.refused.clone());
         registry.register("enrolments", "Enrolments by outcome", self.enrolments.clone());
         registry.register("incident_states", "States that incidents entered", self.states.clone());
+        let help = "Bytes of UDP (quic) and TCP (mqtt), all overheads above those included";
+        registry.register("wire_bytes", help, self.wire_bytes.clone());
         registry.register("deliveries", "Deliveries by notifier and outcome", self.deliveries.clone());
         MetricsPage { registry: Mutex::new(registry) }
     }

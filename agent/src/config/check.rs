@@ -35,7 +35,7 @@ fn path(key: &str) -> Vec<String> {
 
 fn range_problems(config: &Config) -> Problems {
     let source = &config.source;
-    let ranges: [(&str, u64, u64, u64); 12] = [
+    let ranges: [(&str, u64, u64, u64); 13] = [
         ("drain_ms", config.drain_ms.into(), 0, 600_000),
         ("source.host.interval_ms", source.host.interval_ms.into(), 100, 3_600_000),
         ("source.line_protocol.connections_max", source.line_protocol.connections_max.into(), 1, 1_024),
@@ -51,6 +51,7 @@ fn range_problems(config: &Config) -> Problems {
         ("limits.series_max", config.limits.series_max.into(), 1, 10_000_000),
         ("limits.memory_bytes_max", config.limits.memory_bytes_max, 1 << 20, u64::MAX),
         ("limits.spool_bytes_max", config.limits.spool_bytes_max.into(), 128 << 10, 1 << 30),
+        ("uplink.prefer_again_s", config.uplink.prefer_again_s.into(), 1, 86_400),
         ("uplink.mqtt.keep_alive_s", config.uplink.mqtt.keep_alive_s.into(), 5, 3_600),
         ("log.repeats_max", config.log.repeats_max.into(), 1, 1_000_000),
     ];

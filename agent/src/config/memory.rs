@@ -71,7 +71,8 @@ fn uplink_bytes(config: &Config) -> u64 {
     let cost = |transport, bytes| if config.uplink.kind.contains(transport) { bytes } else { 0 };
     let quic = cost(Transport::Quic, uplink::quic::CONNECTION_BYTES);
     let mqtt = cost(Transport::Mqtt, uplink::mqtt::CONNECTION_BYTES);
-    (quic.max(mqtt) + uplink::BATCH_BYTES_MAX + FRAME_BYTES_MAX) as u64
+    // Both stand while the agent goes back to the preferred one.
+    (quic + mqtt + uplink::BATCH_BYTES_MAX + FRAME_BYTES_MAX) as u64
 }
 
 /// The sum of [`needs`].

@@ -1,23 +1,22 @@
 //! The way to the aggregator: enrolment, and the connection that carries the link's frames.
 //!
-//! Owns doing what the link asks for. Must never decide what is sent, nor hold a record that the spool does not hold
-//! too. The hard case is an aggregator that is away or not set up yet: enrolment is tried again until there is a
+//! Owns the ways and the identity that opens them. Must never decide what is sent. The hard case is an aggregator that is away or not set up yet: enrolment is tried again until there is a
 //! certificate, and after that the link decides when to connect again. Where the config names two ways, a failure on
 //! one leads to the other.
 
 pub mod mqtt;
 pub mod quic;
+mod session;
+pub mod wire;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
-use tokio::time::Instant;
-use vedette_agent_core::link::{LinkOutput, Received};
 use vedette_common::AgentId;
 use vedette_common::limits::FRAME_BYTES_MAX;
-use vedette_common::wire::{Frame, RefuseReason};
+use vedette_common::wire::Frame;
 
 use crate::config::{self, Transport};
 use crate::engine::Engine;
@@ -25,6 +24,7 @@ use crate::identity::{Identity, IdentityError, NewKey, StateFolder, Token};
 use crate::source::Stop;
 use mqtt::{MqttError, Topics};
 use quic::UplinkError;
+use session::Session;
 
 /// Bytes of frames written at a time when there is a backlog.
 pub const BATCH_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
@@ -197,7 +197,8 @@ impl Uplink {
                     None
                 });
                 let topics = Topics::new(&self.region, &self.agent);
-                let connected = mqtt::connect(mqtt, &self.agent, &topics, identity.as_ref()).await?;
+                let wire = Arc::clone(self.engine.wire());
+                let connected = mqtt::connect(mqtt, &self.agent, &topics, identity.as_ref(), wire).await?;
                 tracing::info!(url = mqtt.url, "connected to the broker");
                 Ok(Connection::Mqtt(Box::new(connected)))
             }
@@ -258,163 +259,6 @@ impl Uplink {
 fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
     host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
-}
-
-/// The connection and what is on its way into it.
-struct Session<'a> {
-    uplink: &'a Uplink,
-    engine: &'a Engine,
-    connected: Option<Connection>,
-    /// Connections in a row on which the aggregator did not answer.
-    failures: usize,
-    /// Whether it has answered on this one. A broker that is there says nothing of the aggregator behind it.
-    answered: bool,
-    /// When the agent was told that it is revoked, and with which certificate.
-    revoked: Option<(Instant, Option<CertificateDer<'static>>)>,
-    frame: Box<[u8; FRAME_BYTES_MAX]>,
-    batch: Vec<u8>,
-}
-
-impl<'a> Session<'a> {
-    fn new(uplink: &'a Uplink) -> Self {
-        let batch = Vec::with_capacity(BATCH_BYTES_MAX);
-        let frame = Box::new([0; FRAME_BYTES_MAX]);
-        let engine = &uplink.engine;
-        Self { uplink, engine, connected: None, failures: 0, answered: false, revoked: None, frame, batch }
-    }
-
-    async fn run(&mut self) {
-        loop {
-            match self.engine.poll_link(&mut self.frame) {
-                Some(LinkOutput::Connect) => self.connect().await,
-                Some(LinkOutput::Send(length)) => {
-                    self.batch.extend_from_slice(&self.frame[..length]);
-                    if self.batch.len() + FRAME_BYTES_MAX > BATCH_BYTES_MAX {
-                        self.flush().await;
-                    }
-                }
-                Some(LinkOutput::Close) => self.close().await,
-                None => {
-                    self.flush().await;
-                    self.wait().await;
-                }
-            }
-        }
-    }
-
-    async fn connect(&mut self) {
-        self.batch.clear();
-        if self.rests() {
-            return self.engine.disconnected();
-        }
-        let transport = self.uplink.settings.kind.after(self.failures);
-        match self.uplink.connect(transport).await {
-            Ok(connected) => {
-                self.connected = Some(connected);
-                self.engine.connected();
-            }
-            Err(error) => {
-                tracing::warn!(?transport, %error, "the aggregator cannot be reached");
-                self.forget();
-                self.engine.disconnected();
-            }
-        }
-    }
-
-    /// Whether the agent was revoked, and nothing has changed since.
-    fn rests(&mut self) -> bool {
-        let rests = |(since, certificate): &(Instant, Option<CertificateDer<'static>>)| {
-            since.elapsed() < REVOKED_REST && *certificate == self.uplink.certificate()
-        };
-        self.revoked = self.revoked.take().filter(rests);
-        self.revoked.is_some()
-    }
-
-    /// There is no connection any more. After one that the aggregator answered on, the preferred way is tried first.
-    fn forget(&mut self) {
-        self.batch.clear();
-        self.connected = None;
-        self.failures = if self.answered { 0 } else { self.failures.wrapping_add(1) };
-        self.answered = false;
-    }
-
-    /// Writes what was gathered.
-    async fn flush(&mut self) {
-        let Some(connected) = self.connected.as_mut().filter(|_| !self.batch.is_empty()) else { return };
-        let sent = tokio::time::timeout(SEND_TIMEOUT, connected.send(&self.batch)).await;
-        self.batch.clear();
-        if let Err(error) = sent.unwrap_or(Err(UplinkError::TimedOut.into())) {
-            self.lose(&error);
-        }
-    }
-
-    /// Waits for the aggregator, the link's next deadline, or something new to send.
-    async fn wait(&mut self) {
-        let deadline = self.engine.link_deadline().map(|at| self.engine.clock().instant(at));
-        let deadline = deadline.map_or_else(|| Instant::now() + SEND_TIMEOUT, Instant::from_std);
-        let engine = self.engine;
-        let Some(connected) = &mut self.connected else {
-            tokio::select! {
-                () = engine.link_woken() => {}
-                () = tokio::time::sleep_until(deadline) => {}
-            }
-            return;
-        };
-        let failed = tokio::select! {
-            frame = connected.frame() => match frame {
-                Ok(frame) => {
-                    self.answered = true;
-                    let received = engine.receive(&frame);
-                    if received == Ok(Received::Dismissed(RefuseReason::Revoked)) {
-                        self.revoked = Some((Instant::now(), self.uplink.certificate()));
-                    }
-                    report(received);
-                    None
-                }
-                Err(error) => Some(error),
-            },
-            () = engine.link_woken() => None,
-            () = tokio::time::sleep_until(deadline) => None,
-        };
-        if let Some(error) = failed {
-            self.lose(&error);
-        }
-    }
-
-    fn lose(&mut self, error: &Loss) {
-        tracing::warn!(%error, "the connection to the aggregator is lost");
-        self.forget();
-        self.engine.disconnected();
-    }
-
-    async fn close(&mut self) {
-        self.flush().await;
-        if let Some(connected) = self.connected.take() {
-            connected.close().await;
-        }
-        self.forget();
-    }
-}
-
-fn report(received: Result<Received, vedette_agent_core::link::LinkError>) {
-    match received {
-        Ok(Received::Acknowledged(_)) => {}
-        Ok(Received::Calendar) => tracing::info!("took a calendar from the aggregator"),
-        Ok(Received::Overloaded(ms)) => tracing::warn!(ms, "the aggregator is overloaded; the link rests"),
-        Ok(Received::Refused(reason)) => {
-            tracing::warn!(reason = reason.as_str(), "the aggregator refused a record for good");
-        }
-        Ok(Received::Dismissed(RefuseReason::Revoked)) => {
-            tracing::error!(
-                "this agent was revoked: nothing is sent any more; `vedette-agent enroll` with a token made for it \
-                 (`vedette-aggregator token create --replace AGENT`) takes it back"
-            );
-        }
-        Ok(Received::Dismissed(reason)) => {
-            tracing::error!(reason = reason.as_str(), "the aggregator does not want this agent");
-        }
-        Err(error) => tracing::warn!(%error, "the aggregator sent a frame that makes no sense"),
-    }
 }
 
 #[cfg(test)]

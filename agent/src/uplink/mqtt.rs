@@ -21,6 +21,7 @@ use vedette_common::AgentId;
 use vedette_common::wire::{Frame, Kind};
 
 use super::BATCH_BYTES_MAX;
+use super::wire::{Counted, Wire};
 use crate::config::{MqttUplink, MqttVersion};
 use crate::identity::Identity;
 
@@ -184,8 +185,9 @@ pub async fn connect(
     agent: &AgentId,
     topics: &Topics,
     identity: Option<&Identity>,
+    wire: Arc<Wire>,
 ) -> Result<Connected, MqttError> {
-    let (client, events) = prepare(settings, agent, topics, identity)?;
+    let (client, events) = prepare(settings, agent, topics, identity, wire)?;
     client.subscribe(topics.command()).await?;
     let (arrived, arrivals) = mpsc::channel(ARRIVALS_MAX);
     let (ready, subscribed) = oneshot::channel();
@@ -390,6 +392,7 @@ fn prepare(
     agent: &AgentId,
     topics: &Topics,
     identity: Option<&Identity>,
+    wire: Arc<Wire>,
 ) -> Result<(Client, Events), MqttError> {
     let broker = Broker::parse(&settings.url).ok_or_else(|| MqttError::Url(settings.url.clone()))?;
     let tls = if broker.tls { Some(Arc::new(tls(settings, identity)?)) } else { None };
@@ -405,6 +408,10 @@ fn prepare(
             options.set_clean_session(false).set_keep_alive(settings.keep_alive_s);
             options.set_last_will(v4::LastWill::new(topics.death(), [], v4::QoS::AtLeastOnce, false));
             options.set_inflight(UNCONFIRMED_MAX);
+            options.set_socket_connector(move |host, network| {
+                let wire = Arc::clone(&wire);
+                async move { Ok(Counted::new(v4::default_socket_connect(host, network).await?, wire)) }
+            });
             options.set_max_packet_size(PACKET_BYTES_MAX as usize, PACKET_BYTES_MAX as usize);
             match login {
                 Some((name, Some(password))) => drop(options.set_credentials(name, password)),
@@ -426,6 +433,10 @@ fn prepare(
             options.set_receive_maximum(Some(UNCONFIRMED_MAX));
             options.set_max_packet_size(Some(PACKET_BYTES_MAX));
             options.set_connect_timeout(CONNECT_TIMEOUT);
+            options.set_socket_connector(move |host, network| {
+                let wire = Arc::clone(&wire);
+                async move { Ok(Counted::new(v5::default_socket_connect(host, network).await?, wire)) }
+            });
             options.set_session_store(EmptyMemory { client_id, unconfirmed_max: UNCONFIRMED_MAX });
             match login {
                 Some((name, Some(password))) => drop(options.set_credentials(name, password)),

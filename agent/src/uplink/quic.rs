@@ -276,6 +276,13 @@ impl FrameSender {
         Ok(self.send.write_all(frames).await?)
     }
 
+    /// Bytes of UDP sent and received so far.
+    #[must_use]
+    pub fn wire_bytes(&self) -> [u64; 2] {
+        let stats = self.connection.stats();
+        [stats.udp_tx.bytes, stats.udp_rx.bytes]
+    }
+
     /// Ends the connection and waits a little for the peer to hear of it.
     pub async fn close(mut self) {
         // A connection that is gone already is closed.
@@ -518,6 +525,45 @@ mod tests {
         let new = new_key();
         let enrolled = enroll(&address.to_string(), NAME, &token(&authority), &new.csr_der).await.unwrap();
         connect(&address.to_string(), NAME, &identity(&new, &enrolled)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn frames_that_wait_together_share_datagrams_of_the_paths_size() {
+        let authority = authority();
+        let (_endpoint, address) = listen(&authority);
+        let new = new_key();
+        let enrolled = enroll(&address.to_string(), NAME, &token(&authority), &new.csr_der).await.unwrap();
+        let identity = identity(&new, &enrolled);
+        let mut connected = connect(&address.to_string(), NAME, &identity).await.unwrap();
+        let birth = Birth {
+            agent: vedette_common::AgentId::parse("edge-1").unwrap(),
+            boot: vedette_common::BootId(1),
+            version: heapless::String::new(),
+            started_at: vedette_common::WallMs(0),
+            window_ms: 1_000,
+            regions: heapless::Vec::new(),
+            series_max: 1,
+        };
+        let (mut batch, mut frame) = (Vec::new(), vec![0; FRAME_BYTES_MAX]);
+        let length = encode(&birth, &mut frame).unwrap();
+        batch.extend_from_slice(&frame[..length]);
+        for _ in 0..200 {
+            let length = encode(&Heartbeat::default(), &mut frame).unwrap();
+            batch.extend_from_slice(&frame[..length]);
+        }
+        let lane = vedette_common::Lane::RollUps;
+        let key = vedette_common::RecordKey { boot: birth.boot, lane, sequence: vedette_common::Sequence(1) };
+        let length = encode(&Summary::new(key, vedette_common::WallMs(0), 1_000), &mut frame).unwrap();
+        batch.extend_from_slice(&frame[..length]);
+
+        let before = connected.sender.connection.stats().udp_tx.datagrams;
+        connected.sender.send(&batch).await.unwrap();
+        assert_eq!(connected.receiver.frame().await.unwrap().kind, Kind::Acknowledge);
+        let datagrams = connected.sender.connection.stats().udp_tx.datagrams - before;
+        let least = batch.len() as u64 / 1_500;
+        // Besides the frames there are acknowledgements, and searches for a larger size of packets.
+        assert!(datagrams < least + 20, "{datagrams} datagrams for {} bytes", batch.len());
+        assert!(connected.sender.wire_bytes()[0] > batch.len() as u64);
     }
 
     #[tokio::test]

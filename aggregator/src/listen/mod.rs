@@ -4,6 +4,7 @@
 //! and the older one ends when the core's task drops its [`Replies`].
 
 pub mod admission;
+mod counted;
 pub mod doorway;
 pub mod inbox;
 pub mod mqtt;

@@ -41,6 +41,9 @@ const ALERT_DECRYPT_ERROR: u8 = 51;
 /// its way.
 const REFUSED_IN_A_ROW_MAX: usize = 4 * vedette_common::limits::IN_FLIGHT_MAX;
 
+/// How often what a connection sends and receives is counted.
+const WIRE_COUNT_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Why the port cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -261,16 +264,35 @@ impl Shared {
             Ok(Ok(connection)) => connection,
         };
         metrics.count(Tally::Handshake, "done");
-        let ending = match chosen_protocol(&connection).as_deref() {
-            Some(ALPN_DATA) => self.carry_data(&connection, pass).await,
-            Some(ALPN_ENROLL) => self.enroll(&connection).await,
-            // TLS itself refuses a peer that offers neither.
-            _ => Err(Ending::NoCertificate),
-        };
-        let ending = ending.err().unwrap_or(Ending::Gone);
+        let ending = self.serve_metered(&connection, pass).await.err().unwrap_or(Ending::Gone);
         metrics.count(Tally::Closed, ending.reason());
         tracing::debug!(peer = %connection.remote_address(), reason = %ending, "connection ended");
         connection.close(ending.code(), ending.to_string().as_bytes());
+    }
+
+    /// Serves a connection, and counts what goes over the wire meanwhile.
+    async fn serve_metered(&self, connection: &Connection, pass: Pass) -> Result<(), Ending> {
+        let mut serve = pin!(self.serve(connection, pass));
+        let mut counted = [0; 2];
+        loop {
+            let served = timeout(WIRE_COUNT_INTERVAL, &mut serve).await;
+            let stats = connection.stats();
+            let totals = [stats.udp_tx.bytes, stats.udp_rx.bytes];
+            self.reception.metrics.count_wire("quic", totals[0] - counted[0], totals[1] - counted[1]);
+            counted = totals;
+            if let Ok(result) = served {
+                return result;
+            }
+        }
+    }
+
+    async fn serve(&self, connection: &Connection, pass: Pass) -> Result<(), Ending> {
+        match chosen_protocol(connection).as_deref() {
+            Some(ALPN_DATA) => self.carry_data(connection, pass).await,
+            Some(ALPN_ENROLL) => self.enroll(connection).await,
+            // TLS itself refuses a peer that offers neither.
+            _ => Err(Ending::NoCertificate),
+        }
     }
 
     /// A core's task that stops lets go of every connection, and that may be noticed before the stop itself.

@@ -40,7 +40,7 @@ pub(crate) struct Session {
     pub(crate) send: SendStream,
     receive: RecvStream,
     buffer: FrameBuffer,
-    _endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
 }
 
 /// What an aggregator sends on a data connection.
@@ -113,7 +113,7 @@ impl TestAgent {
     ) -> Result<Session, ConnectionError> {
         let (endpoint, connection) = connect_from(from, address, self.tls(ALPN_DATA)).await?;
         let (send, receive) = connection.open_bi().await?;
-        Ok(Session { connection, send, receive, buffer: FrameBuffer::default(), _endpoint: endpoint })
+        Ok(Session { connection, send, receive, buffer: FrameBuffer::default(), endpoint })
     }
 
     /// Begins to connect, for as long as this is waited for.

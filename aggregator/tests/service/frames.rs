@@ -1,5 +1,7 @@
 //! What frames are answered with, and what bad ones end with.
 
+use std::net::UdpSocket;
+
 use vedette_aggregator::identity::Regions;
 use vedette_aggregator::metrics::Tally;
 use vedette_aggregator::store::NewToken;
@@ -33,6 +35,28 @@ async fn records_are_acknowledged_once_they_are_in_the_store() {
     session.say(&horizon).await;
     session.say(&summary(9, "uk")).await;
     assert_eq!(session.answer().await, acknowledged(9), "what will never come is passed over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_goes_on_when_its_agents_address_changes_and_its_bytes_are_counted() {
+    let (rig, agent) = rig_with_agent().await;
+    let mut session = agent.session(rig.quic()).await;
+    session.say(&summary(1, "uk")).await;
+    assert_eq!(session.answer().await, acknowledged(1));
+    let metrics = rig.service.metrics();
+    let handshakes = metrics.counted(Tally::Handshake, "done");
+    for (sequence, address) in [(2, "127.0.0.1:0"), (3, "127.0.0.5:0")] {
+        session.endpoint.rebind(UdpSocket::bind(address).unwrap()).unwrap();
+        session.say(&summary(sequence, "uk")).await;
+        assert_eq!(session.answer().await, acknowledged(sequence));
+    }
+    assert_eq!(metrics.counted(Tally::Handshake, "done"), handshakes);
+    let udp = session.connection.stats();
+    session.connection.close(0_u32.into(), b"done");
+    wait_for("what the agent sent to be counted", async || {
+        metrics.wire_bytes("quic")[1] >= udp.udp_tx.bytes && metrics.wire_bytes("quic")[0] > 0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 //! part stops what it started when it is dropped.
 mod process;
 mod receiver;
+mod relay;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::thread::sleep;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 pub use process::{Process, program};
 pub use receiver::{Posted, Receiver};
+pub use relay::{LossyBroker, UdpRelay};
 
 /// A loopback address whose port is free for TCP and UDP right now. Another process could take it before it is
 /// used; the kernel hands ports out in turn, so that is rare.

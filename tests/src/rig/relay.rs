@@ -1,0 +1,219 @@
+//! Relays between an agent and what it speaks to: a way that can be cut, that changes its address, that loses on purpose.
+//!
+//! They must never alter a byte. The hard case is a broker that drops silently: the relay takes a message of an agent away
+//! and confirms it in the broker's place.
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// How long a relay waits before it looks whether it is to end.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// A relay for the datagrams of one client.
+pub struct UdpRelay {
+    front: SocketAddr,
+    shared: Arc<UdpShared>,
+}
+
+struct UdpShared {
+    upstream: SocketAddr,
+    is_open: AtomicBool,
+    is_over: AtomicBool,
+    /// Towards the upstream, from an address that can change.
+    back: Mutex<Arc<UdpSocket>>,
+    client: Mutex<Option<SocketAddr>>,
+}
+
+impl UdpRelay {
+    /// A relay to `upstream`, at first cut.
+    ///
+    /// # Panics
+    /// When no socket is to be had.
+    pub fn start(upstream: SocketAddr) -> Self {
+        let front = bound();
+        let address = front.local_addr().expect("a bound socket has an address");
+        let shared = Arc::new(UdpShared {
+            upstream,
+            is_open: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+            back: Mutex::new(Arc::new(bound())),
+            client: Mutex::new(None),
+        });
+        let front = Arc::new(front);
+        for direction in [UdpShared::relay_there, UdpShared::relay_back] {
+            let (shared, front) = (Arc::clone(&shared), Arc::clone(&front));
+            thread::spawn(move || direction(&shared, &front));
+        }
+        Self { front: address, shared }
+    }
+
+    /// Where the client sends to.
+    pub const fn address(&self) -> SocketAddr {
+        self.front
+    }
+
+    /// Lets datagrams through, or not.
+    pub fn set_open(&self, is_open: bool) {
+        self.shared.is_open.store(is_open, Ordering::Relaxed);
+    }
+
+    /// From now on everything comes from another port, as after a NAT has forgotten the client.
+    ///
+    /// # Panics
+    /// When no socket is to be had.
+    pub fn change_address(&self) {
+        *self.shared.back.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(bound());
+    }
+}
+
+impl Drop for UdpRelay {
+    fn drop(&mut self) {
+        self.shared.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+impl UdpShared {
+    fn back(&self) -> Arc<UdpSocket> {
+        Arc::clone(&self.back.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn client(&self) -> std::sync::MutexGuard<'_, Option<SocketAddr>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn relay_there(&self, front: &UdpSocket) {
+        let mut datagram = vec![0; 65_536];
+        while !self.is_over.load(Ordering::Relaxed) {
+            let Ok((length, client)) = front.recv_from(&mut datagram) else { continue };
+            *self.client() = Some(client);
+            if self.is_open.load(Ordering::Relaxed) {
+                // What does not get through is lost, as datagrams are.
+                let _ = self.back().send_to(&datagram[..length], self.upstream);
+            }
+        }
+    }
+
+    fn relay_back(&self, front: &UdpSocket) {
+        let mut datagram = vec![0; 65_536];
+        while !self.is_over.load(Ordering::Relaxed) {
+            let Ok((length, _)) = self.back().recv_from(&mut datagram) else { continue };
+            let client = *self.client();
+            if let Some(client) = client.filter(|_| self.is_open.load(Ordering::Relaxed)) {
+                let _ = front.send_to(&datagram[..length], client);
+            }
+        }
+    }
+}
+
+fn bound() -> UdpSocket {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+    socket
+}
+
+/// A broker that drops silently: every third summary that comes through this relay is confirmed and goes nowhere.
+pub struct LossyBroker {
+    address: SocketAddr,
+    dropped: Arc<AtomicU64>,
+}
+
+/// One summary of so many is dropped.
+const DROPS_EVERY: u64 = 3;
+/// Types of MQTT packets (MQTT 3.1.1, section 2.2.1).
+const PUBLISH: u8 = 3;
+const PUBACK: u8 = 0x40;
+
+impl LossyBroker {
+    /// A relay to `broker`, until the process ends.
+    ///
+    /// # Panics
+    /// When no socket is to be had.
+    pub fn start(broker: SocketAddr) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let dropped = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&dropped);
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(broker) = TcpStream::connect(broker) else { continue };
+                relay(client, broker, &counter);
+            }
+        });
+        Self { address, dropped }
+    }
+
+    /// Where clients connect to.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Messages dropped so far.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+/// Relays one connection both ways, in threads that end with it.
+fn relay(client: TcpStream, broker: TcpStream, dropped: &Arc<AtomicU64>) {
+    let (Ok(mut from_broker), Ok(to_client)) = (broker.try_clone(), client.try_clone()) else { return };
+    let to_client = Arc::new(Mutex::new(to_client));
+    let (answers, dropped) = (Arc::clone(&to_client), Arc::clone(dropped));
+    thread::spawn(move || {
+        // Whole packets, so that a confirmation never comes in the middle of one.
+        while let Some((packet, _)) = packet(&mut from_broker) {
+            if to_client.lock().unwrap_or_else(PoisonError::into_inner).write_all(&packet).is_err() {
+                break;
+            }
+        }
+        let _ = to_client.lock().unwrap_or_else(PoisonError::into_inner).shutdown(Shutdown::Both);
+    });
+    thread::spawn(move || drop_some(client, broker, &answers, &dropped));
+}
+
+/// Passes packets on, but for some summaries, which it confirms itself.
+fn drop_some(mut client: TcpStream, mut broker: TcpStream, answers: &Mutex<TcpStream>, dropped: &AtomicU64) {
+    let mut summaries = 0;
+    while let Some((packet, body)) = packet(&mut client) {
+        let is_summary = packet[0] >> 4 == PUBLISH && {
+            let length = usize::from(u16::from_be_bytes([packet[body], packet[body + 1]]));
+            packet[body + 2..body + 2 + length].ends_with(b"/summary")
+        };
+        summaries += u64::from(is_summary);
+        let passed_on = if is_summary && summaries.is_multiple_of(DROPS_EVERY) {
+            dropped.fetch_add(1, Ordering::Relaxed);
+            let topic = usize::from(u16::from_be_bytes([packet[body], packet[body + 1]]));
+            let id = &packet[body + 2 + topic..body + 4 + topic];
+            answers.lock().unwrap_or_else(PoisonError::into_inner).write_all(&[PUBACK, 2, id[0], id[1]])
+        } else {
+            broker.write_all(&packet)
+        };
+        if passed_on.is_err() {
+            break;
+        }
+    }
+    let _ = broker.shutdown(Shutdown::Both);
+}
+
+/// The next packet, and where its body begins (MQTT 3.1.1, section 2.2.3).
+fn packet(stream: &mut TcpStream) -> Option<(Vec<u8>, usize)> {
+    let mut packet = vec![0; 1];
+    stream.read_exact(&mut packet).ok()?;
+    let (mut length, mut shift) = (0_usize, 0);
+    loop {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).ok()?;
+        packet.push(byte[0]);
+        length |= usize::from(byte[0] & 0x7f) << shift;
+        shift += 7;
+        if byte[0] & 0x80 == 0 {
+            break;
+        }
+    }
+    let body = packet.len();
+    packet.resize(body + length, 0);
+    stream.read_exact(&mut packet[body..]).ok()?;
+    Some((packet, body))
+}
