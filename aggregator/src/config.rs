@@ -4,6 +4,7 @@
 //! anything or touch the network. The hard case is a file with several mistakes: each is named with its file, line
 //! and key in one go, so that nobody mends a config one error at a time.
 
+mod auth;
 mod incidents;
 mod limits;
 mod mqtt;
@@ -17,6 +18,7 @@ use vedette_common::config::Problems;
 pub use vedette_common::config::{ConfigError, ConfigErrors};
 
 use crate::state_folder::StateFolder;
+pub use auth::{Auth, AuthMode, HttpTls};
 pub use incidents::{Calendar, Incidents};
 pub use limits::{Limits, Memory};
 pub use mqtt::{MqttListen, MqttVersion};
@@ -29,6 +31,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where agents, people and scripts connect.
     pub listen: Listen,
+    /// Who may use console and API.
+    pub auth: Auth,
     /// The bounds of everything that could grow.
     pub limits: Limits,
     /// Who hears of incidents.
@@ -58,6 +62,7 @@ impl Default for Config {
         Self {
             state_dir: state_dir_default(),
             listen: Listen::default(),
+            auth: Auth::default(),
             limits: Limits::default(),
             notify: Notify::default(),
             judge: Judge::default(),
@@ -79,8 +84,14 @@ impl Default for Config {
 pub struct Listen {
     /// UDP address for agents over QUIC; default 0.0.0.0:8461.
     pub quic: SocketAddr,
-    /// TCP address of console, API, health and metrics; default 127.0.0.1:8460. It has no log-in: keep it on loopback.
+    /// TCP address of console, API, health and metrics; default 127.0.0.1:8460. Any but loopback needs a log-in, see `[auth]`.
     pub http: SocketAddr,
+    /// Certificate and chain (PEM) with which that address speaks TLS; default none: it speaks plain HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_certificate_file: Option<PathBuf>,
+    /// The certificate's private key (PEM), readable by its owner and group only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_key_file: Option<PathBuf>,
     /// Names under which the console may be asked for besides its address and localhost, for a proxy in front of it.
     pub http_names: Vec<String>,
     /// The MQTT broker that agents are heard through; none without its `url`.
@@ -92,6 +103,8 @@ impl Default for Listen {
         Self {
             quic: SocketAddr::from(([0, 0, 0, 0], 8461)),
             http: SocketAddr::from(([127, 0, 0, 1], 8460)),
+            http_certificate_file: None,
+            http_key_file: None,
             http_names: Vec::new(),
             mqtt: MqttListen::default(),
         }
@@ -392,12 +405,15 @@ impl Config {
     pub fn memory(&self) -> Vec<Memory> {
         let mut memory = self.limits.memory();
         memory.extend(self.listen.mqtt.memory(&self.limits));
+        memory.push(auth::memory());
         memory
     }
 
     /// What is wrong with values that have the right type: pairs of key and problem.
     fn problems(&self) -> Vec<(Vec<String>, String)> {
         let mut problems = self.limits.problems();
+        self.auth.problems(&mut problems);
+        self.listen.tls_problems(&mut problems);
         self.incidents.problems(&mut problems);
         self.calendar.problems(&mut problems);
         self.listen.mqtt.problems(&mut problems);

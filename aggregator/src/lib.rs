@@ -4,6 +4,7 @@
 //! the core's. The hard case is a crash between two effects, so what is acknowledged is always committed first.
 
 pub mod api;
+pub mod auth;
 pub mod ca;
 pub mod calendar;
 pub mod clock;
@@ -13,19 +14,23 @@ pub mod console;
 pub mod credentials;
 pub mod drive;
 pub mod enroll;
+mod housekeeping;
 pub mod http;
 pub mod identity;
 pub mod limits;
 pub mod listen;
 pub mod metrics;
 pub mod notify;
+pub mod operators;
 pub mod outbox;
+mod reload;
 pub mod replay;
 pub mod run;
 pub mod schedule;
 pub mod settings;
 pub mod state_folder;
 pub mod store;
+pub mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -82,6 +82,10 @@ pub const SCHEDULE_RENEWAL: Duration = Duration::from_secs(3_600);
 pub const SCHEDULE_LOOKBACK_MS: i64 = 2 * 86_400_000;
 /// How often history past its retention is removed.
 pub const HISTORY_SWEEP: Duration = Duration::from_secs(3_600);
+/// How often the database is looked through.
+pub const STORE_CHECK: Duration = Duration::from_secs(6 * 3_600);
+/// How often the config's file is looked at; a new content is taken over when two looks in a row have found it.
+pub const CONFIG_POLL: Duration = Duration::from_secs(2);
 /// How long a graceful stop may take before the process leaves anyway; everything acknowledged is committed by then.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -102,6 +106,34 @@ pub const ALERTMANAGER_BELIEF: Duration = Duration::from_secs(4 * 60);
 /// Open alarms that are sent to Alertmanager again in one request, at most.
 pub const ALERTMANAGER_ALARMS_MAX: usize = 1_000;
 
+/// Users of console and API.
+pub const USERS_MAX: usize = 1_000;
+/// Tokens of scripts.
+pub const API_TOKENS_MAX: usize = 1_000;
+/// Log-ins of one user at a time; the oldest ends for one more.
+pub const SESSIONS_PER_USER_MAX: u32 = 16;
+/// Bytes of the name of a user or token.
+pub const ACCOUNT_NAME_BYTES_MAX: usize = 64;
+/// Sources of wrong log-ins that are remembered; of more, those that wait longest.
+pub const LOGIN_ATTEMPTS_MAX: usize = 4_096;
+/// Log-ins that may be wrong before a source has to wait.
+pub const LOGIN_ATTEMPTS_FREE: u32 = 5;
+/// First wait of a source of wrong log-ins; it doubles with each further one.
+pub const LOGIN_PAUSE_MIN: Duration = Duration::from_secs(15);
+/// Longest wait of a source of wrong log-ins.
+pub const LOGIN_PAUSE_MAX: Duration = Duration::from_secs(900);
+/// How long after its last attempt a source is forgotten.
+pub const LOGIN_MEMORY: Duration = Duration::from_secs(3_600);
+/// Passwords checked at a time: each takes 19 MiB and a core.
+pub const PASSWORD_CHECKS_MAX: usize = 2;
+/// How long a log-in waits for its turn.
+pub const PASSWORD_CHECK_WAIT: Duration = Duration::from_secs(5);
+/// Bytes of the body of a request.
+pub const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024;
+/// TLS handshakes of browsers and scripts under way; more wait.
+pub const HTTP_HANDSHAKES_MAX: usize = 64;
+
+const _: () = assert!(LOGIN_PAUSE_MAX.as_secs() < LOGIN_MEMORY.as_secs());
 const _: () = assert!(SERVER_CERTIFICATE_RENEWAL.as_secs() * 2 <= SERVER_CERTIFICATE_VALIDITY.as_secs());
 const _: () = assert!(ALERTMANAGER_BELIEF.as_secs() >= 3 * ALERTMANAGER_RESEND.as_secs());
 const _: () = assert!(STREAM_WINDOW_BYTES as usize >= 2 * vedette_common::limits::FRAME_BYTES_MAX);

@@ -39,6 +39,17 @@ pub struct Metrics {
     pub core_queue: Gauge,
     /// Deliveries that wait in the outbox.
     pub outbox_rows: Gauge,
+    /// 1 when the latest look through the database found nothing wrong.
+    pub store_whole: Gauge,
+    /// 1 while the config in force is what its file says.
+    pub config_current: Gauge,
+    config_active: Family<[(&'static str, String); 1], Gauge>,
+    store_checks: Family<Label, Counter>,
+    reloads: Family<Label, Counter>,
+    /// Passwords checked, right or wrong.
+    pub password_checks: Counter,
+    log_ins: Family<Label, Counter>,
+    turned_away: Family<Label, Counter>,
     handshakes: Family<Label, Counter>,
     frames: Family<Label, Counter>,
     bad_frames: Family<Label, Counter>,
@@ -61,6 +72,14 @@ impl Default for Metrics {
             commit_failures: Counter::default(),
             core_queue: Gauge::default(),
             outbox_rows: Gauge::default(),
+            store_whole: Gauge::default(),
+            config_current: Gauge::default(),
+            config_active: Family::default(),
+            store_checks: Family::default(),
+            reloads: Family::default(),
+            password_checks: Counter::default(),
+            log_ins: Family::default(),
+            turned_away: Family::default(),
             handshakes: Family::default(),
             frames: Family::default(),
             bad_frames: Family::default(),
@@ -91,6 +110,14 @@ pub enum Tally {
     Enrolment,
     /// States that incidents entered, by state.
     State,
+    /// Looks through the database, by outcome.
+    StoreCheck,
+    /// Readings of the config while running, by outcome.
+    Reload,
+    /// Log-ins to the console, by outcome.
+    LogIn,
+    /// Requests to console and API that were not answered, by reason.
+    TurnedAway,
 }
 
 impl Metrics {
@@ -103,6 +130,10 @@ impl Metrics {
             Tally::Refused => (&self.refused, "reason"),
             Tally::Enrolment => (&self.enrolments, "outcome"),
             Tally::State => (&self.states, "state"),
+            Tally::StoreCheck => (&self.store_checks, "outcome"),
+            Tally::Reload => (&self.reloads, "outcome"),
+            Tally::LogIn => (&self.log_ins, "outcome"),
+            Tally::TurnedAway => (&self.turned_away, "reason"),
         }
     }
 
@@ -142,6 +173,14 @@ impl Metrics {
         })
     }
 
+    /// Says which config is in force, by the beginning of its SHA-256, and whether its file says the same.
+    pub fn name_config(&self, active: String, is_current: bool) {
+        // One at a time: a label for each content there ever was would be without a bound.
+        self.config_active.clear();
+        self.config_active.get_or_create(&[("sha256", active)]).set(1);
+        self.config_current.set(i64::from(is_current));
+    }
+
     /// A page that reads these metrics.
     #[must_use]
     pub fn page(&self) -> MetricsPage {
@@ -172,7 +211,27 @@ impl Metrics {
         let help = "Bytes of UDP (quic) and TCP (mqtt), all overheads above those included";
         registry.register("wire_bytes", help, self.wire_bytes.clone());
         registry.register("deliveries", "Deliveries by notifier and outcome", self.deliveries.clone());
+        self.register_operations(&mut registry);
+        registry.register("password_checks", "Passwords checked", self.password_checks.clone());
+        registry.register("log_ins", "Log-ins to the console by outcome", self.log_ins.clone());
+        let help = "Requests to console and API turned away by reason";
+        registry.register("requests_turned_away", help, self.turned_away.clone());
         MetricsPage { registry: Mutex::new(registry) }
+    }
+
+    fn register_operations(&self, registry: &mut Registry) {
+        let help = "Whether the latest look through the database found nothing wrong";
+        registry.register("store_whole", help, self.store_whole.clone());
+        registry.register("store_checks", "Looks through the database by outcome", self.store_checks.clone());
+        registry.register(
+            "config_reloads",
+            "Readings of the config while running by outcome",
+            self.reloads.clone(),
+        );
+        let help = "Whether the config in force is what its file says";
+        registry.register("config_current", help, self.config_current.clone());
+        let help = "The config in force, by the beginning of the SHA-256 of its file";
+        registry.register("config_active", help, self.config_active.clone());
     }
 }
 

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 use vedette_aggregator_core::IncidentState;
 
@@ -15,6 +16,7 @@ use crate::limits::{
     ALERTMANAGER_ALARMS_MAX, DELIVERY_AGE_MAX, OUTBOX_BATCH_MAX, OUTBOX_POLL, RETRY_PAUSE_MAX,
     RETRY_PAUSE_MIN,
 };
+use crate::listen::stopped;
 use crate::metrics::Metrics;
 use crate::notify::{Failure, Notifier};
 use crate::store::{Delivery, Notified, Outcome, StoreClosed, StoreError, StoreHandle};
@@ -60,32 +62,62 @@ impl Routes {
     }
 }
 
-/// Delivers to one notifier until the store's thread is gone. `woken` says that something was put into the outbox.
-///
-/// # Errors
-/// [`StoreClosed`] at that end.
-pub async fn deliver_all(
-    notifier: Arc<Notifier>,
-    store: StoreHandle,
-    woken: Arc<Notify>,
-    metrics: Metrics,
-) -> Result<(), StoreClosed> {
-    let worker = Worker { notifier, store, metrics };
-    let mut resent_at: Option<Instant> = None;
-    loop {
-        let notified = woken.notified();
-        tokio::pin!(notified);
-        notified.as_mut().enable();
-        while worker.deliver_due().await? {}
-        worker.count_waiting().await?;
-        if let Some(every) = worker.notifier.resends_every()
-            && resent_at.is_none_or(|at| at.elapsed() >= every)
-        {
-            worker.resend_open().await?;
-            resent_at = Some(Instant::now());
+/// The tasks that deliver, one for each notifier of a config.
+#[derive(Debug)]
+pub struct Deliveries {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Deliveries {
+    /// Delivers to everybody whom `config` names, once `former` has come to rest: what is under way is finished and noted, not made
+    /// twice. `woken` says that something was put into the outbox.
+    #[must_use]
+    pub fn start(
+        config: &Config,
+        store: &StoreHandle,
+        woken: &Arc<Notify>,
+        metrics: &Metrics,
+        former: Option<Self>,
+    ) -> Self {
+        let (stop, stopping) = watch::channel(false);
+        let mut workers = JoinSet::new();
+        let notifiers = Notifier::all(config);
+        let (store, woken, metrics) = (store.clone(), Arc::clone(woken), metrics.clone());
+        let task = tokio::spawn(async move {
+            if let Some(former) = former {
+                former.rest().await;
+            }
+            for notifier in notifiers {
+                let worker = Worker {
+                    notifier: Arc::new(notifier),
+                    store: store.clone(),
+                    metrics: metrics.clone(),
+                    stopping: stopping.clone(),
+                };
+                let woken = Arc::clone(&woken);
+                // It ends only with the store, which ends the driver too; that is where the error is told.
+                workers.spawn(async move { drop(worker.deliver_all(&woken).await) });
+            }
+            while workers.join_next().await.is_some() {}
+        });
+        Self { stop, task }
+    }
+
+    /// Finishes the deliveries under way, and begins no more.
+    async fn rest(self) {
+        self.stop.send_replace(true);
+        // A task that panicked has nothing under way any more.
+        let _ = self.task.await;
+    }
+
+    /// As long as `patience`, waits for the deliveries under way; what takes longer is made again after the next start.
+    pub async fn stop(self, patience: Duration) {
+        let abort = self.task.abort_handle();
+        if timeout(patience, self.rest()).await.is_err() {
+            tracing::warn!("a delivery under way was left; it is made again under the same key");
+            abort.abort();
         }
-        // Whatever wakes it or not, the queue is looked at again soon: retries fall due, and other processes write.
-        let _ = timeout(OUTBOX_POLL, notified).await;
     }
 }
 
@@ -93,9 +125,34 @@ struct Worker {
     notifier: Arc<Notifier>,
     store: StoreHandle,
     metrics: Metrics,
+    stopping: watch::Receiver<bool>,
 }
 
 impl Worker {
+    /// Delivers until a stop, or the end of the store's thread.
+    async fn deliver_all(mut self, woken: &Notify) -> Result<(), StoreClosed> {
+        let mut resent_at: Option<Instant> = None;
+        while !*self.stopping.borrow() {
+            let notified = woken.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            while self.deliver_due().await? {}
+            self.count_waiting().await?;
+            if let Some(every) = self.notifier.resends_every()
+                && resent_at.is_none_or(|at| at.elapsed() >= every)
+            {
+                self.resend_open().await?;
+                resent_at = Some(Instant::now());
+            }
+            // Whatever wakes it or not, the queue is looked at again soon: retries fall due, and other processes write.
+            tokio::select! {
+                _ = timeout(OUTBOX_POLL, notified) => {}
+                () = stopped(&mut self.stopping) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Attempts what is due; true when there may be more. Stops at the first failure, so that order is kept.
     async fn deliver_due(&self) -> Result<bool, StoreClosed> {
         let name = self.notifier.name().to_owned();
@@ -104,7 +161,7 @@ impl Worker {
         let Some(due) = self.logged(due) else { return Ok(false) };
         let full = due.len() == OUTBOX_BATCH_MAX;
         for delivery in due {
-            if !self.deliver(delivery).await? {
+            if *self.stopping.borrow() || !self.deliver(delivery).await? {
                 return Ok(false);
             }
         }

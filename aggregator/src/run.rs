@@ -4,12 +4,11 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -18,20 +17,23 @@ use tokio::time::{interval, timeout};
 use vedette_aggregator_core::{Aggregator, Snapshot};
 
 use crate::api::{self, Desk};
+use crate::auth::{Gate, is_closed};
 use crate::ca::Authority;
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::credentials::Credentials;
 use crate::drive::{Driver, Order, Outlets};
 use crate::enroll::{Enroller, unix_ms};
+use crate::housekeeping::{check_store, sweep_history};
+use crate::http::listener::{Shown, WebListener, read_certificate};
 use crate::http::{self, CoreCounts, Health};
-use crate::limits::{HISTORY_SWEEP, SERVER_CERTIFICATE_RENEWAL, STOP_TIMEOUT};
+use crate::limits::{CONFIG_POLL, SERVER_CERTIFICATE_RENEWAL, STOP_TIMEOUT};
 use crate::listen::Reception;
 use crate::listen::inbox::{self, Inbox};
 use crate::listen::mqtt::MqttListener;
 use crate::listen::quic::QuicListener;
-use crate::metrics::Metrics;
-use crate::notify::Notifier;
-use crate::outbox::{self, Routes};
+use crate::metrics::{Metrics, Tally};
+use crate::outbox::{Deliveries, Routes};
+use crate::reload::ConfigFile;
 use crate::schedule;
 use crate::state_folder::StateFolder;
 use crate::store::{Store, StoreHandle, StoreThread};
@@ -45,6 +47,7 @@ pub struct Service {
     listener: Arc<QuicListener>,
     mqtt: Option<Arc<MqttListener>>,
     http_address: SocketAddr,
+    http_shown: Option<Shown>,
     metrics: Metrics,
     credentials: Credentials,
     store: StoreHandle,
@@ -55,7 +58,7 @@ pub struct Service {
     stop: watch::Sender<bool>,
     driver: JoinHandle<anyhow::Result<()>>,
     tasks: JoinSet<anyhow::Result<()>>,
-    notifiers: JoinSet<()>,
+    deliveries: Option<Deliveries>,
     // Last, so that the next aggregator can start only when everything above is gone.
     _lock: File,
 }
@@ -91,6 +94,8 @@ impl Service {
         let reception = reception(&config, &enroller, inbox, &metrics);
         let mqtt = mqtt_listener(&config, &reception);
         let listener = Arc::new(QuicListener::bind(config.listen.quic, reception)?);
+        admit_somebody(&config, &stores.reads).await?;
+        let shown = shown_certificate(&config)?;
         let web = http::bind(config.listen.http).await?;
         let http_address = web.local_addr()?;
         let (outlets, pictures) = outlets(&config, &metrics);
@@ -105,29 +110,32 @@ impl Service {
         .await?;
         let driver = driver.run(received, ordered, stopping.clone());
         let driver = tokio::spawn(async move { Ok(driver.await?) });
-
         let config = Arc::new(config);
         let (config_sender, configs) = watch::channel(Arc::clone(&config));
-        let desk = Desk::new(pictures.clone(), stores.reads.clone(), configs.clone());
+        let (reads, writes) = (stores.reads.clone(), stores.writes.clone());
+        let gate = Gate::new(configs.clone(), reads.clone(), writes.clone(), metrics.clone())?;
+        let desk = Desk::new(pictures.clone(), reads, writes, gate.clone(), configs.clone());
         let health = health(&metrics, &outlets, pictures);
-        let router = http::router(health).merge(api::router(desk.clone()));
+        let router = http::router(health, gate).merge(api::router(desk.clone()));
+        let web = WebListener::new(web, shown.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { Ok(http::serve(web, router, stopping).await?) });
         tasks.spawn(run_listener(Arc::clone(&listener)));
-        let credentials = Credentials::new(folder, Arc::clone(&listener), enroller);
+        let credentials = Credentials::new(folder.clone(), Arc::clone(&listener), enroller);
         tasks.spawn(watch_credentials(credentials.clone()));
         if let Some(mqtt) = mqtt.clone() {
             tasks.spawn(run_mqtt_listener(mqtt));
         }
         tasks.spawn(watch_desk(desk));
-        let watched = schedule::watch(stores.reads, configs.clone(), orders.clone());
-        tasks.spawn(async move { Ok(watched.await?) });
+        tasks.spawn(watch_schedule(stores.reads, configs.clone(), orders.clone()));
         tasks.spawn(sweep_history(stores.writes.clone(), configs));
+        tasks.spawn(check_store(folder, metrics.clone()));
 
         let mut service = Self {
             listener,
             mqtt,
             http_address,
+            http_shown: shown,
             metrics,
             credentials,
             store: stores.writes,
@@ -138,10 +146,10 @@ impl Service {
             stop,
             driver,
             tasks,
-            notifiers: JoinSet::new(),
+            deliveries: None,
             _lock: lock,
         };
-        service.start_notifiers(&config);
+        service.start_deliveries(&config);
         Ok(service)
     }
 
@@ -171,7 +179,8 @@ impl Service {
         &self.store
     }
 
-    /// Takes over another config and the CA's present file. Addresses, limits of connections and the state folder need a restart.
+    /// Takes over another config and the CA's present file. Addresses, limits of connections and the state folder need a restart. Everything
+    /// that can fail comes first, so that the former config is in force as a whole or not at all.
     ///
     /// # Errors
     /// What keeps it from doing so; the former config then stays.
@@ -180,10 +189,14 @@ impl Service {
         if former.listen != config.listen || former.state_dir != config.state_dir {
             tracing::warn!("`listen` and `state_dir` change with the next start only");
         }
+        let listen = Listen { http: former.listen.http, ..config.listen.clone() };
+        admit_somebody(&Config { listen, ..config.clone() }, &self.store).await?;
         self.renew_certificates().await?;
         let order = Order::Settings(Box::new(config.core_settings()), Box::new(Routes::new(&config)));
         self.orders.send(order).await.map_err(|_| anyhow!("the core's task has ended"))?;
-        self.start_notifiers(&config);
+        if former.notify != config.notify {
+            self.start_deliveries(&config);
+        }
         self.config.send_replace(Arc::new(config));
         Ok(())
     }
@@ -193,7 +206,18 @@ impl Service {
     /// # Errors
     /// What is wrong with the CA; the former certificates then stay.
     pub async fn renew_certificates(&self) -> anyhow::Result<()> {
+        self.renew_console()?;
         self.credentials.renew().await
+    }
+
+    /// Reads the console's certificate again, where it has one.
+    fn renew_console(&self) -> anyhow::Result<()> {
+        let config = Arc::clone(&self.config.borrow());
+        if let (Some(shown), Some(files)) = (&self.http_shown, config.listen.http_tls()) {
+            let fresh = read_certificate(files)?;
+            *shown.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        }
+        Ok(())
     }
 
     /// Waits until a part that should live on has ended, and says why.
@@ -214,9 +238,7 @@ impl Service {
     /// # Errors
     /// When that took longer than [`STOP_TIMEOUT`], or the store failed.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let Self {
-            listener, mqtt, stop, driver, mut tasks, mut notifiers, store_threads, credentials, ..
-        } = {
+        let Self { listener, mqtt, stop, driver, mut tasks, deliveries, store_threads, credentials, .. } = {
             self.listener.stop();
             self
         };
@@ -227,7 +249,9 @@ impl Service {
             mqtt.finish().await;
         }
         tasks.shutdown().await;
-        notifiers.shutdown().await;
+        if let Some(deliveries) = deliveries {
+            deliveries.stop(STOP_TIMEOUT).await;
+        }
         drop(credentials);
         if let Some(listener) = Arc::into_inner(listener) {
             listener.finish().await;
@@ -236,20 +260,42 @@ impl Service {
         driven?
     }
 
-    /// Starts one task for each notifier, in place of those before. A delivery under way may be made again: at least once.
-    fn start_notifiers(&mut self, config: &Config) {
-        self.notifiers.abort_all();
-        for notifier in Notifier::all(config) {
-            let deliveries = outbox::deliver_all(
-                Arc::new(notifier),
-                self.store.clone(),
-                Arc::clone(&self.outbox),
-                self.metrics.clone(),
-            );
-            // It ends only with the store, which ends the driver too; that is where the error is told.
-            self.notifiers.spawn(async { drop(deliveries.await) });
-        }
+    /// Delivers to whom `config` names, in place of those before.
+    fn start_deliveries(&mut self, config: &Config) {
+        let former = self.deliveries.take();
+        let started = Deliveries::start(config, &self.store, &self.outbox, &self.metrics, former);
+        self.deliveries = Some(started);
     }
+}
+
+/// Keeps an address that other machines reach from being open by oversight, and from being closed to everybody.
+async fn admit_somebody(config: &Config, store: &StoreHandle) -> anyhow::Result<()> {
+    let address = config.listen.http;
+    let exposed = !address.ip().is_loopback();
+    if is_closed(config.auth.mode, exposed) {
+        let now_ms = unix_ms(SystemTime::now());
+        if !store.with(move |store| store.has_accounts(now_ms)).await?? {
+            bail!(
+                "console and API at {address} need a log-in and nobody has one: run `vedette-aggregator user add NAME` \
+                 or `token api create --name NAME`, keep `listen.http` on loopback, or say `[auth] mode = \"none\"` where \
+                 something in front lets people in"
+            );
+        }
+        if exposed && config.listen.http_tls().is_none() && config.auth.proxies.is_empty() {
+            tracing::warn!(
+                %address,
+                "passwords and tokens reach the console unencrypted: set `listen.http_certificate_file` or put a proxy in front"
+            );
+        }
+    } else if exposed {
+        tracing::warn!(%address, "everybody who reaches this address can read: `[auth] mode` is \"none\"");
+    }
+    Ok(())
+}
+
+fn shown_certificate(config: &Config) -> anyhow::Result<Option<Shown>> {
+    let shown = config.listen.http_tls().map(read_certificate).transpose()?;
+    Ok(shown.map(|shown| Arc::new(RwLock::new(shown))))
 }
 
 fn health(metrics: &Metrics, outlets: &Outlets, pictures: watch::Receiver<Arc<Snapshot>>) -> Health {
@@ -300,48 +346,45 @@ async fn watch_credentials(credentials: Credentials) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn watch_schedule(
+    store: StoreHandle,
+    configs: watch::Receiver<Arc<Config>>,
+    orders: mpsc::Sender<Order>,
+) -> anyhow::Result<()> {
+    Ok(schedule::watch(store, configs, orders).await?)
+}
+
 async fn watch_desk(desk: Desk) -> anyhow::Result<()> {
     desk.watch().await;
     Ok(())
 }
 
-/// Removes history past its retention, once an hour.
-async fn sweep_history(store: StoreHandle, configs: watch::Receiver<Arc<Config>>) -> anyhow::Result<()> {
-    let mut ticks = interval(HISTORY_SWEEP);
-    loop {
-        ticks.tick().await;
-        let kept_ms = i64::from(configs.borrow().limits.retention_days) * 86_400_000;
-        let before_ms = unix_ms(SystemTime::now()).saturating_sub(kept_ms);
-        match store.with(move |store| store.forget_history(before_ms)).await? {
-            Ok(rows) => tracing::debug!(rows, "history past its retention removed"),
-            Err(error) => tracing::warn!(%error, "history cannot be swept"),
-        }
-    }
-}
-
-/// Runs until SIGTERM or SIGINT. SIGHUP reads `file` and the CA again.
+/// Runs until SIGTERM or SIGINT. SIGHUP, and a new content of the config's file, have it read again, and the CA with it.
 ///
 /// # Errors
 /// What kept it from starting or running, in words for people.
-pub async fn run(file: Option<PathBuf>, config: Config) -> anyhow::Result<()> {
+pub(crate) async fn run(mut file: ConfigFile, config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    let mut looks = interval(CONFIG_POLL);
     // Where systemd does not watch, the signs of life go nowhere, and seldom.
     let mut life =
         interval(sd_notify::watchdog_enabled().map_or(SERVER_CERTIFICATE_RENEWAL, |period| period / 2));
     let state_dir = config.state_dir.clone();
     let mut service = Service::start(config).await?;
+    service.metrics.name_config(file.active(), true);
     tracing::info!(
         quic = %service.quic_address()?, http = %service.http_address(), state_dir = %state_dir.display(),
-        "running"
+        config = file.active(), "running"
     );
     tell_systemd(&NotifyState::Ready);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hang_up.recv() => reload(&mut service, file.as_deref()).await,
+            _ = hang_up.recv() => reload(&mut service, &mut file).await,
+            _ = looks.tick() => if file.look() { reload(&mut service, &mut file).await },
             _ = life.tick() => tell_systemd(&NotifyState::Watchdog),
             error = service.failed() => return Err(error),
         }
@@ -358,14 +401,24 @@ fn tell_systemd(state: &NotifyState<'_>) {
     }
 }
 
-/// A config with mistakes changes nothing.
-async fn reload(service: &mut Service, file: Option<&Path>) {
-    let result = match Config::load(file) {
+/// A config with mistakes, or one that cannot be put in force, changes nothing.
+async fn reload(service: &mut Service, file: &mut ConfigFile) {
+    let result = match file.read() {
         Ok(config) => service.reload(config).await,
         Err(error) => Err(error.into()),
     };
+    let metrics = &service.metrics;
     match result {
-        Ok(()) => tracing::info!("config read again"),
-        Err(error) => tracing::error!(error = format!("{error:#}"), "the former config stays"),
+        Ok(()) => {
+            file.accept();
+            metrics.count(Tally::Reload, "done");
+            tracing::info!(config = file.active(), "config read again");
+        }
+        Err(error) => {
+            metrics.count(Tally::Reload, "refused");
+            let (error, refused, active) = (format!("{error:#}"), file.tried(), file.active());
+            tracing::error!(error, refused, active, "the former config stays in force");
+        }
     }
+    metrics.name_config(file.active(), file.active() == file.tried());
 }

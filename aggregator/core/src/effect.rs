@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use vedette_common::wire::RefuseReason;
 use vedette_common::{AgentId, RecordKey};
 
-use crate::alarm::Alarm;
+use crate::alarm::{Alarm, IncidentState};
 use crate::basis::Basis;
 use crate::incident::Incident;
 use crate::judge::Memory;
@@ -71,4 +71,27 @@ pub struct Change {
     pub key: String,
     /// What to write; none to remove.
     pub part: Option<Part>,
+}
+
+impl Part {
+    /// The key under which it is stored; none for what was learned, which does not say of which region.
+    #[must_use]
+    pub fn key(&self) -> Option<String> {
+        Some(match self {
+            Self::Session(session) => format!("session/{}", session.agent),
+            Self::Names(_) => "names".into(),
+            Self::Region(region) => format!("region/{}", region.name),
+            Self::Window(window) => format!("window/{}/{}", window.start.0, window.window_ms),
+            Self::Memory(_) => return None,
+            Self::Incident(incident) => format!("incident/{}", incident.id),
+            Self::Sensitivities(_) => "sensitivities".into(),
+        })
+    }
+
+    /// The incident that was told and is not over, with its state, if it is one.
+    #[must_use]
+    pub fn live_incident(&self) -> Option<(&str, IncidentState)> {
+        let Self::Incident(incident) = self else { return None };
+        incident.is_live().then(|| (incident.id.as_str(), incident.alarm().state))
+    }
 }

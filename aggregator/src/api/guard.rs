@@ -1,61 +1,210 @@
 //! What stands before every route of API and console: who may ask, and what a browser may do with the answer.
 //!
-//! Must never let a page of another site read an answer. The hard case is a name that resolves to this machine but
-//! belongs to somebody else: only addresses, localhost and the config's names are accepted in the Host header.
+//! Must never let a page of another site read an answer or cause a change. The hard cases are a name that resolves to this machine but
+//! belongs to somebody else (only addresses, localhost and the config's names are accepted in the Host header), and a browser that sends its
+//! cookie with a request that another site made up (a change must come from a page of this very address).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use tokio::sync::{Semaphore, watch};
+use axum::response::{IntoResponse, Redirect, Response};
+use tokio::sync::Semaphore;
 
 use super::Refusal;
+use super::login::SESSION_COOKIE;
+use crate::auth::{AuthError, By, Caller, Credentials, Gate, Scope};
 use crate::config::Config;
+use crate::metrics::Tally;
 
 /// Everything comes from this address; nothing is inline, framed, or sent elsewhere.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-     img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+     img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+/// What a stranger needs to log in; none of it tells anything.
+const OPEN_PATHS: [&str; 4] = ["/login", "/console.css", "/console.js", "/icon.svg"];
 
-/// What the guard knows: the names that are served, and how many requests are under way.
+/// What the guard knows: the gate, and how many requests are under way.
 #[derive(Clone)]
 pub(super) struct Guard {
-    config: watch::Receiver<Arc<Config>>,
+    gate: Gate,
     requests: Arc<Semaphore>,
 }
 
 impl Guard {
-    /// A guard with the names of the config, and its limit on requests at a time.
-    pub(super) fn new(config: watch::Receiver<Arc<Config>>) -> Self {
-        let requests_max = config.borrow().limits.requests_max as usize;
-        Self { config, requests: Arc::new(Semaphore::new(requests_max)) }
+    /// A guard with the config's limit on requests at a time.
+    pub(super) fn new(gate: Gate) -> Self {
+        let requests_max = gate.config().limits.requests_max as usize;
+        Self { gate, requests: Arc::new(Semaphore::new(requests_max)) }
     }
 }
 
+/// Where a request really comes from, and whether it came encrypted: a believed proxy knows better than the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) address: IpAddr,
+    pub(super) secure: bool,
+}
+
 /// Passes on what may be asked, and marks the answer.
-pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    let names = guard.config.borrow().listen.http_names.clone();
-    let mut response = match (check(request.headers(), &names), guard.requests.try_acquire()) {
-        (Ok(()), Ok(_permit)) => next.run(request).await,
-        (Err(message), _) => Refusal(StatusCode::FORBIDDEN, message.into()).into_response(),
-        (_, Err(_)) => {
+pub(super) async fn guard(
+    State(guard): State<Guard>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let mut response = match guard.requests.try_acquire() {
+        Ok(_permit) => match admit(&guard.gate, peer.ip(), Asked::of(&request)).await {
+            Ok((origin, caller)) => {
+                request.extensions_mut().insert(origin);
+                if let Some(caller) = caller {
+                    request.extensions_mut().insert(caller);
+                }
+                next.run(request).await
+            }
+            Err((reason, response)) => {
+                guard.gate.metrics().count(Tally::TurnedAway, reason);
+                *response
+            }
+        },
+        Err(_) => {
+            guard.gate.metrics().count(Tally::TurnedAway, "too_many");
             let message = "too many requests at a time: see `limits.requests_max`";
             Refusal(StatusCode::SERVICE_UNAVAILABLE, message.into()).into_response()
         }
     };
+    mark(response.headers_mut());
+    response
+}
+
+fn mark(headers: &mut HeaderMap) {
     let marks = [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
+        // Not "no-referrer": with that, a browser hides the origin of our own log-in form too.
+        (header::REFERRER_POLICY, "same-origin"),
         (header::CACHE_CONTROL, "no-store"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     ];
     for (name, value) in marks {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        headers.insert(name, HeaderValue::from_static(value));
     }
+}
+
+/// A request that is turned away: the reason to count, and the answer.
+type Turned = (&'static str, Box<Response>);
+
+/// What is looked at of a request; its body cannot be shared between threads.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    method: &'a Method,
+    path: &'a str,
+    headers: &'a HeaderMap,
+}
+
+impl<'a> Asked<'a> {
+    fn of(request: &'a Request) -> Self {
+        Self { method: request.method(), path: request.uri().path(), headers: request.headers() }
+    }
+}
+
+async fn admit(gate: &Gate, peer: IpAddr, asked: Asked<'_>) -> Result<(Origin, Option<Caller>), Turned> {
+    let Asked { method, path, headers } = asked;
+    let config = gate.config();
+    let turned =
+        |reason, status, message: &str| (reason, Box::new(Refusal(status, message.into()).into_response()));
+    check(headers, &config.listen.http_names)
+        .map_err(|message| turned("foreign_site", StatusCode::FORBIDDEN, message))?;
+    let origin = origin(gate, &config, peer, headers);
+    let changes = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let caller = known(gate, headers).await?;
+    if changes && caller.as_ref().is_none_or(|caller| caller.by == By::Session) {
+        comes_from_here(headers)
+            .map_err(|message| turned("foreign_origin", StatusCode::FORBIDDEN, message))?;
+    }
+    if OPEN_PATHS.contains(&path) {
+        return Ok((origin, caller));
+    }
+    match &caller {
+        None if changes || gate.is_closed() => Err(("unknown", Box::new(ask_for_log_in(path)))),
+        Some(caller) if changes && path != "/logout" && caller.scope < Scope::Write => {
+            let message = format!("{} may only read; changes need the scope `write`", caller.name);
+            Err(turned("scope", StatusCode::FORBIDDEN, &message))
+        }
+        _ => Ok((origin, caller)),
+    }
+}
+
+async fn known(gate: &Gate, headers: &HeaderMap) -> Result<Option<Caller>, Turned> {
+    gate.caller(credentials(headers)).await.map_err(|error| match error {
+        AuthError::Token => ("token", Box::new(challenge(&error.to_string()))),
+        error => ("store", Box::new(Refusal::from(error).into_response())),
+    })
+}
+
+/// For the metrics page, which any name may ask for: a token or a session, where the config wants one.
+pub(crate) async fn metrics_guard(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    if gate.hides_metrics() {
+        match known(&gate, request.headers()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                gate.metrics().count(Tally::TurnedAway, "unknown");
+                return ask_for_log_in("/metrics");
+            }
+            Err((reason, response)) => {
+                gate.metrics().count(Tally::TurnedAway, reason);
+                return *response;
+            }
+        }
+    }
+    next.run(request).await
+}
+
+/// People are led to the log-in page; scripts are told what is missing.
+fn ask_for_log_in(path: &str) -> Response {
+    if path == "/" {
+        return Redirect::to("/login").into_response();
+    }
+    challenge("log in at /login, or send `Authorization: Bearer TOKEN`")
+}
+
+fn challenge(message: &str) -> Response {
+    let mut response = Refusal(StatusCode::UNAUTHORIZED, message.to_owned()).into_response();
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
+}
+
+fn credentials(headers: &HeaderMap) -> Credentials<'_> {
+    // An Authorization header that is no text is a wrong one, not a missing one.
+    let authorization = headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+    Credentials { authorization, cookie: session_cookie(headers) }
+}
+
+/// The value of our cookie.
+pub(super) fn session_cookie(headers: &HeaderMap) -> Option<&str> {
+    let cookies = headers.get_all(header::COOKIE).into_iter().filter_map(|value| value.to_str().ok());
+    cookies
+        .flat_map(|line| line.split(';'))
+        .filter_map(|cookie| cookie.trim().split_once('='))
+        .find(|(name, _)| *name == SESSION_COOKIE)
+        .map(|(_, value)| value)
+}
+
+fn origin(gate: &Gate, config: &Config, peer: IpAddr, headers: &HeaderMap) -> Origin {
+    let told = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let direct = Origin { address: peer, secure: gate.speaks_tls() };
+    if !config.auth.proxies.contains(&peer.to_canonical()) {
+        return direct;
+    }
+    // The last entry is the one that the proxy itself wrote; earlier ones are its client's claims.
+    let address = told("x-forwarded-for")
+        .and_then(|list| list.rsplit(',').next())
+        .and_then(|entry| entry.trim().parse().ok())
+        .unwrap_or(direct.address);
+    let secure = direct.secure || told("x-forwarded-proto") == Some("https");
+    Origin { address, secure }
 }
 
 fn check(headers: &HeaderMap, names: &[String]) -> Result<(), &'static str> {
@@ -74,6 +223,24 @@ fn check(headers: &HeaderMap, names: &[String]) -> Result<(), &'static str> {
     }
 }
 
+/// Whether a change was asked for by a page of this very address: browsers say where a request was made, and nothing else has our cookie.
+fn comes_from_here(headers: &HeaderMap) -> Result<(), &'static str> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = text("host").unwrap_or_default();
+    match (text("origin"), text("sec-fetch-site")) {
+        (_, Some(site)) if site != "same-origin" => Err("another site may not change anything here"),
+        (Some(origin), _) => {
+            let from = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+            let here = from.is_some_and(|from| from.eq_ignore_ascii_case(host));
+            here.then_some(()).ok_or("another site may not change anything here")
+        }
+        (None, Some(_)) => Ok(()),
+        (None, None) => {
+            Err("a change needs an Origin header of this address, or a token in place of a session")
+        }
+    }
+}
+
 fn is_ours(host: &str, names: &[String]) -> bool {
     let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
@@ -86,6 +253,13 @@ fn is_ours(host: &str, names: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pairs = pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        pairs.collect()
+    }
 
     #[test]
     fn addresses_localhost_and_configured_names_are_ours() {
@@ -100,13 +274,43 @@ mod tests {
 
     #[test]
     fn scripts_of_other_sites_are_refused_and_links_followed() {
-        let mut headers = HeaderMap::new();
-        assert!(check(&headers, &[]).is_err(), "no Host header");
-        headers.insert(header::HOST, HeaderValue::from_static("localhost"));
-        assert!(check(&headers, &[]).is_ok());
-        headers.insert("sec-fetch-site", HeaderValue::from_static("cross-site"));
-        assert!(check(&headers, &[]).is_err());
-        headers.insert("sec-fetch-mode", HeaderValue::from_static("navigate"));
-        assert!(check(&headers, &[]).is_ok());
+        assert!(check(&headers(&[]), &[]).is_err(), "no Host header");
+        assert!(check(&headers(&[("host", "localhost")]), &[]).is_ok());
+        let mut foreign = headers(&[("host", "localhost"), ("sec-fetch-site", "cross-site")]);
+        assert!(check(&foreign, &[]).is_err());
+        foreign.insert("sec-fetch-mode", HeaderValue::from_static("navigate"));
+        assert!(check(&foreign, &[]).is_ok());
+    }
+
+    #[test]
+    fn a_change_comes_from_a_page_of_this_address() {
+        let here = ("host", "vedette.example:8460");
+        for good in [
+            vec![here, ("origin", "https://vedette.example:8460")],
+            vec![here, ("origin", "http://Vedette.Example:8460"), ("sec-fetch-site", "same-origin")],
+            vec![here, ("sec-fetch-site", "same-origin")],
+        ] {
+            assert_eq!(comes_from_here(&headers(&good)), Ok(()), "{good:?}");
+        }
+        for bad in [
+            vec![here],
+            vec![here, ("origin", "null")],
+            vec![here, ("origin", "https://evil.example")],
+            vec![here, ("origin", "https://vedette.example")],
+            vec![here, ("origin", "https://vedette.example:8460.evil.example")],
+            vec![here, ("sec-fetch-site", "same-site")],
+            vec![here, ("sec-fetch-site", "none")],
+            vec![here, ("origin", "https://vedette.example:8460"), ("sec-fetch-site", "cross-site")],
+        ] {
+            assert!(comes_from_here(&headers(&bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn our_cookie_is_found_among_others_and_never_by_a_part_of_its_name() {
+        let found = |line: &'static str| session_cookie(&headers(&[("cookie", line)])).map(str::to_owned);
+        assert_eq!(found("a=1; vedette_session=vdt_x; b=2").as_deref(), Some("vdt_x"));
+        assert_eq!(found("xvedette_session=vdt_x"), None);
+        assert_eq!(found("vedette_session"), None);
     }
 }

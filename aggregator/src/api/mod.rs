@@ -1,32 +1,37 @@
-//! The JSON API below `/api/v1` and the console at `/`: a read-only look at the core's latest picture and at the store.
+//! The JSON API below `/api/v1` and the console at `/`: a look at the core's latest picture and at the store, and what operators order.
 //!
-//! Owns what a stranger's browser may do: nothing. Must never change anything, nor answer a page of another site. The
+//! Owns what a stranger's browser may do: nothing. Must never change anything for who is not known, nor answer a page of another site. The
 //! hard case is DNS rebinding, where another site's name points at this address: a request counts only when it asks
 //! for an address, for localhost, or for a name from the config.
 
 pub mod explain;
 mod guard;
 mod history;
+mod login;
+mod operate;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get, post};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use vedette_aggregator_core::Snapshot;
 use vedette_aggregator_core::snapshot::IncidentView;
 
+use crate::auth::Gate;
 use crate::config::Config;
 use crate::console;
+use crate::limits::REQUEST_BODY_BYTES_MAX;
 use crate::schedule::Schedule;
 use crate::store::{StoreClosed, StoreError, StoreHandle};
 use explain::Explanation;
+pub(crate) use guard::metrics_guard;
 use history::History;
 
 /// Ledger entries and past incidents in one answer.
@@ -37,6 +42,8 @@ const ROWS_MAX: usize = 500;
 pub struct Desk {
     pictures: watch::Receiver<Arc<Snapshot>>,
     store: StoreHandle,
+    writes: StoreHandle,
+    gate: Gate,
     config: watch::Receiver<Arc<Config>>,
     history: Arc<Mutex<History>>,
 }
@@ -48,16 +55,18 @@ impl std::fmt::Debug for Desk {
 }
 
 impl Desk {
-    /// Reads from the core's pictures, the store and the config.
+    /// Reads from the core's pictures, the store and the config; writes what operators order; the gate says who they are.
     pub fn new(
         pictures: watch::Receiver<Arc<Snapshot>>,
         store: StoreHandle,
+        writes: StoreHandle,
+        gate: Gate,
         config: watch::Receiver<Arc<Config>>,
     ) -> Self {
         let limits = config.borrow().limits.clone();
         let windows_max = limits.history_windows_max as usize;
         let history = Arc::new(Mutex::new(History::new(limits.history_series_max as usize, windows_max)));
-        Self { pictures, store, config, history }
+        Self { pictures, store, writes, gate, config, history }
     }
 
     /// Keeps the console's curves up to date, until the core is gone.
@@ -85,9 +94,15 @@ pub fn router(desk: Desk) -> Router {
         .route("/api/v1/curves", get(curves))
         .route("/api/v1/agents", get(agents))
         .route("/api/v1/calendar", get(calendar))
+        .route("/api/v1/silences", get(operate::silences).post(operate::silence))
+        .route("/api/v1/silences/{number}", delete(operate::end_silence))
+        .route("/api/v1/incidents/{id}/label", post(operate::label))
+        .route("/login", get(login::form).post(login::log_in))
+        .route("/logout", post(login::log_out))
         .route("/api/v1/{*rest}", get(async || Refusal::no_such("path")))
         .merge(console::router())
-        .layer(from_fn_with_state(guard::Guard::new(desk.config.clone()), guard::guard))
+        .layer(DefaultBodyLimit::max(REQUEST_BODY_BYTES_MAX))
+        .layer(from_fn_with_state(guard::Guard::new(desk.gate.clone()), guard::guard))
         .with_state(desk)
 }
 

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use crate::auth::is_closed;
 use crate::config::{Config, Memory};
 
 #[derive(Debug, clap::Args)]
@@ -24,15 +25,22 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let total: u64 = config.memory().iter().map(Memory::bytes).sum();
     writeln!(out, "# worst case in all: {total} bytes")?;
+    let exposed = !config.listen.http.ip().is_loopback();
+    let closed = is_closed(config.auth.mode, exposed);
     let lines = [
         (
             config.metrics.is_empty(),
             "no [metrics]: everything is scored and shown, but only lasting deviations notify",
         ),
         (config.regions.is_empty(), "no [regions]: all clocks are UTC"),
+        (exposed && closed, "console and API need a log-in: `user add` or `token api create` make one"),
         (
-            !config.listen.http.ip().is_loopback(),
-            "listen.http is not on loopback: console and API have no log-in",
+            exposed && !closed,
+            "listen.http is not on loopback and auth.mode is \"none\": everybody there can read",
+        ),
+        (
+            exposed && closed && config.listen.http_tls().is_none() && config.auth.proxies.is_empty(),
+            "listen.http speaks no TLS: passwords and tokens are readable on the way",
         ),
     ];
     for (_, note) in lines.into_iter().filter(|(holds, _)| *holds) {

@@ -6,32 +6,20 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use anyhow::bail;
+use anyhow::Context;
 
 use crate::config::Config;
 use crate::enroll::unix_ms;
+use crate::operators::{self, LabelKind};
 use crate::state_folder::StateFolder;
-use crate::store::{Label, Store};
-
-/// Bytes of a comment or an author.
-const TEXT_BYTES_MAX: usize = 1_024;
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Kind {
-    /// The application was broken: a page was right, holding it back was wrong.
-    Real,
-    /// Something outside the application moved the numbers.
-    External,
-    /// There was nothing.
-    Noise,
-}
+use crate::store::Store;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The incident's id, as alarms and the console show it.
     id: String,
     /// What it was.
-    label: Kind,
+    label: LabelKind,
     /// Why.
     #[arg(long, default_value = "")]
     comment: String,
@@ -51,20 +39,10 @@ pub(super) fn author(given: Option<String>) -> String {
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { id, label, comment, author: given, config } = arguments;
     let author = author(given);
-    if comment.len() > TEXT_BYTES_MAX || author.len() > TEXT_BYTES_MAX {
-        bail!("a comment and an author have at most {TEXT_BYTES_MAX} bytes each");
-    }
     let config = Config::load(config.as_deref())?;
     let mut store = Store::open(&StateFolder::open(&config.state_dir)?)?;
-    let name = match label {
-        Kind::Real => "real",
-        Kind::External => "external",
-        Kind::Noise => "noise",
-    };
-    let label = Label { label: name.into(), author, comment, written_ms: unix_ms(SystemTime::now()) };
-    if !store.put_label(&id, &label)? {
-        bail!("there is no incident `{id}` in {}", config.state_dir.display());
-    }
-    writeln!(std::io::stdout(), "{id}: {name}")?;
+    let stored = operators::label(&mut store, &id, label, author, comment, unix_ms(SystemTime::now()));
+    let stored = stored.with_context(|| format!("in {}", config.state_dir.display()))?;
+    writeln!(std::io::stdout(), "{id}: {}", stored.label)?;
     Ok(())
 }

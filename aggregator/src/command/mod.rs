@@ -7,12 +7,14 @@ mod bench;
 mod ca;
 mod calendar;
 mod check;
+mod database;
 mod explain;
 mod label;
 mod replay;
 mod run;
 mod silence;
 mod token;
+mod user;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -50,9 +52,18 @@ enum Command {
     /// Agents that have certificates.
     #[command(subcommand)]
     Agent(agent::Command),
-    /// Enrolment tokens.
+    /// Copy the database while the aggregator runs, and check the copy.
+    Backup(database::Backup),
+    /// Check the database, or a backup of it.
+    Verify(database::Verify),
+    /// Go on from a backup; the aggregator must not run.
+    Restore(database::Restore),
+    /// Tokens: for the enrolment of agents, and for scripts that ask the API.
     #[command(subcommand)]
     Token(token::Command),
+    /// People who may use console and API.
+    #[command(subcommand)]
+    User(user::Command),
     /// The certificate authority.
     #[command(subcommand)]
     Ca(ca::Command),
@@ -78,7 +89,11 @@ pub(crate) fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Silence(command) => silence::run(command),
         Command::Calendar(command) => calendar::run(command),
         Command::Agent(command) => agent::run(command),
+        Command::Backup(arguments) => database::backup(&arguments),
+        Command::Verify(arguments) => database::check(&arguments),
+        Command::Restore(arguments) => database::restore(&arguments),
         Command::Token(command) => token::run(command),
+        Command::User(command) => user::run(command),
         Command::Ca(command) => ca::run(command),
     };
     match result {

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, Log, LogFormat};
+use crate::config::{Log, LogFormat};
+use crate::reload::ConfigFile;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -16,10 +17,10 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let config = Config::load(arguments.config.as_deref())?;
+    let (file, config) = ConfigFile::open(arguments.config)?;
     start_log(&config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(crate::run::run(arguments.config, config));
+    let result = runtime.block_on(crate::run::run(file, config));
     // A notifier may sit in a slow request; the outbox knows what it did not finish.
     runtime.shutdown_background();
     result

@@ -1,22 +1,20 @@
 //! `silence`: an operator's order not to be notified of something for a while, stored where a running aggregator sees it.
-//! It must never hide anything: what it holds back is suppressed with the silence as its reason. The hard case is a silence without an end,
-//! which nobody remembers: each has one, at most 90 days away.
+//! It must never hide anything: what it holds back is suppressed with the silence as its reason. The hard case is the times: a start and an
+//! end, or a start and how long.
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use anyhow::bail;
-use vedette_aggregator_core::{Scope, Silence};
+use vedette_aggregator_core::Scope;
 use vedette_common::WallMs;
 
 use crate::config::Config;
 use crate::enroll::unix_ms;
+use crate::operators::{self, NewSilence};
 use crate::state_folder::StateFolder;
 use crate::store::Store;
-
-/// The longest silence.
-const SILENCE_MAX: Duration = Duration::from_secs(90 * 86_400);
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -103,21 +101,14 @@ fn add_silence(add: Add) -> anyhow::Result<()> {
         (Some(until), _) => until.0,
         (None, lasts) => from.saturating_add(i64::try_from(lasts.unwrap_or_default().as_millis())?),
     };
-    if until <= from.max(now) {
-        bail!("the silence is over before it begins, or already");
-    }
-    if until - from > i64::try_from(SILENCE_MAX.as_millis())? {
-        bail!("a silence lasts at most {} days", SILENCE_MAX.as_secs() / 86_400);
-    }
-    let silence = Silence {
-        id: format!("silence-{now}"),
+    let new = NewSilence {
         scope: Scope { region: add.region, device: add.device, stack: add.stack },
-        from: WallMs(from),
-        until: WallMs(until),
+        from_ms: from,
+        until_ms: until,
         author: super::label::author(add.author),
         comment: add.comment,
     };
-    let number = store(&add.place)?.add_silence(until, &serde_json::to_string(&silence)?)?;
+    let (number, _) = operators::silence(&mut store(&add.place)?, new, now)?;
     writeln!(std::io::stdout(), "{number}")?;
     Ok(())
 }

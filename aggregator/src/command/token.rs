@@ -1,22 +1,62 @@
-//! `token create`: makes an enrolment token for agents on other machines.
-//! It must never write the token anywhere but to standard output. The hard case is an aggregator that runs meanwhile: both write to one
+//! `token create`: makes an enrolment token for agents on other machines. `token api`: tokens for scripts that ask the API.
+//! It must never write a token anywhere but to standard output. The hard case is an aggregator that runs meanwhile: both write to one
 //! database, which takes turns, and the token is valid at once.
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use super::user::{Place, done, parse_name, print_accounts};
+use crate::auth::Scope;
+use crate::auth::secret::Key;
 use crate::ca::Authority;
 use crate::config::Config;
-use crate::enroll::create_token;
+use crate::enroll::{create_token, unix_ms};
 use crate::identity::Regions;
 use crate::state_folder::StateFolder;
-use crate::store::Store;
+use crate::store::{KeyRow, Store};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Make a token for one enrolment and print it.
     Create(Create),
+    /// Tokens for scripts that ask console and API.
+    #[command(subcommand)]
+    Api(Api),
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Api {
+    /// Make a token and print it: the only time that it can be seen.
+    Create(CreateApi),
+    /// List the tokens: name, scope, when made, when they end.
+    List(Place),
+    /// Remove a token; it is refused at once.
+    Remove(RemoveApi),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CreateApi {
+    /// The token's name, which is also the author of what it orders.
+    #[arg(long, value_parser = parse_name)]
+    name: String,
+    /// What it may do.
+    #[arg(long, value_enum, default_value_t = Scope::Read)]
+    scope: Scope,
+    /// How long it can be used: a number and s, m, h or d; without it, until it is removed.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    ttl: Option<Duration>,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RemoveApi {
+    /// The token's name.
+    #[arg(long)]
+    name: String,
+    #[command(flatten)]
+    place: Place,
 }
 
 #[derive(Debug, clap::Args)]
@@ -35,7 +75,34 @@ pub(super) struct Create {
     config: Option<PathBuf>,
 }
 
-pub(super) fn run(Command::Create(create): Command) -> anyhow::Result<()> {
+pub(super) fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Create(create) => create_enrolment(create),
+        Command::Api(Api::Create(create)) => create_api(create),
+        Command::Api(Api::List(place)) => print_accounts(&place.store()?.api_tokens()?),
+        Command::Api(Api::Remove(RemoveApi { name, place })) => {
+            done(place.store()?.remove_api_token(&name)?, "token", &name)
+        }
+    }
+}
+
+fn create_api(create: CreateApi) -> anyhow::Result<()> {
+    let key = Key::generate().map_err(anyhow::Error::msg)?;
+    let now_ms = unix_ms(SystemTime::now());
+    let lasts_ms = create.ttl.map(|ttl| i64::try_from(ttl.as_millis())).transpose()?;
+    let row = KeyRow {
+        handle: key.handle,
+        secret_hash: key.secret_hash(),
+        name: create.name,
+        scope: create.scope.as_str().to_owned(),
+        expires_ms: lasts_ms.map(|lasts_ms| now_ms.saturating_add(lasts_ms)),
+    };
+    create.place.store()?.add_api_token(&row, now_ms)?;
+    writeln!(std::io::stdout(), "{}", key.to_text())?;
+    Ok(())
+}
+
+fn create_enrolment(create: Create) -> anyhow::Result<()> {
     let config = Config::load(create.config.as_deref())?;
     let regions = Regions::parse(&create.region)?;
     let folder = StateFolder::open(&config.state_dir)?;

@@ -4,6 +4,7 @@
 const POLL_MS = 3000;
 // Of what is over, the latest; the API has the rest.
 const ENDED_MAX = 12;
+const MAY_WRITE = document.body.dataset.mayWrite !== undefined;
 const $ = (id) => document.getElementById(id);
 let picture = { curves: new Map() };
 
@@ -73,6 +74,7 @@ function incident(view) {
   const over = alarm.state === "resolved";
   const id = element("a", "", "explain");
   id.href = "/api/v1/incidents/" + encodeURIComponent(alarm.id) + "/explain";
+  id.dataset.key = alarm.id + "/explain";
   id.setAttribute("aria-label", "Explain incident " + alarm.id);
   const at = over ? alarm.at : alarm.started_at;
   const since = element("time", "", alarm.state === "open" ? "for " + ago(at) : (over ? "ended " : "began ") + ago(at) + " ago");
@@ -90,7 +92,29 @@ function incident(view) {
   const notes = [!over && alarm.change, !over && until(alarm.evidence.suppressor), asked(alarm.evidence.sensitivity), alarm.split_from && "split from " + alarm.split_from];
   const said = notes.filter(Boolean).join(" · ");
   if (said) card.append(element("p", "note", said));
+  if (MAY_WRITE) card.append(labels(view));
   return card;
+}
+
+// What somebody who may write says it was; the latest word holds.
+function labels(view) {
+  const buttons = ["real", "external", "noise"].map((label) => {
+    const button = element("button", "quiet", label);
+    button.type = "button";
+    button.dataset.key = view.alarm.id + "/" + label;
+    button.setAttribute("aria-pressed", String(Boolean(view.label) && view.label.label === label));
+    button.setAttribute("aria-label", "It was " + label + ": " + view.alarm.summary);
+    button.addEventListener("click", () => put(view.alarm.id, label));
+    return button;
+  });
+  return element("div", "labels", element("span", "", "It was"), ...buttons);
+}
+
+async function put(id, label) {
+  const request = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ label }) };
+  const response = await fetch("/api/v1/incidents/" + encodeURIComponent(id) + "/label", request);
+  if (response.status === 401) location.assign("/login");
+  await show();
 }
 
 function showIncidents(incidents) {
@@ -222,24 +246,39 @@ function showAgents(agents) {
 
 async function ask(path) {
   const response = await fetch("/api/v1/" + path, { headers: { accept: "application/json" } });
+  if (response.status === 401) location.assign("/login");
   if (!response.ok) throw new Error(path + ": " + response.status);
   return response.json();
 }
 
-async function poll() {
+// What has the keyboard's focus keeps it when everything is drawn anew.
+function keepFocus(draw) {
+  const key = document.activeElement && document.activeElement.dataset.key;
+  draw();
+  const same = key && document.querySelector("[data-key=" + JSON.stringify(key) + "]");
+  if (same) same.focus({ preventScroll: true });
+}
+
+async function show() {
   try {
     const paths = ["incidents", "history", "lattice", "curves", "agents"];
     const [incidents, history, lattice, curves, agents] = await Promise.all(paths.map(ask));
     picture.regions = lattice.regions;
     picture.curves = new Map(curves.curves.map((it) => [[it.region, it.device, it.stack, it.metric].join("\n"), it.points]));
-    showIncidents(incidents.incidents);
-    showEnded(history.incidents);
-    showLattice();
-    showAgents(agents.agents);
+    keepFocus(() => {
+      showIncidents(incidents.incidents);
+      showEnded(history.incidents);
+      showLattice();
+      showAgents(agents.agents);
+    });
     status("live", "live");
   } catch (error) {
     status("stale", "not reachable, trying again");
   }
+}
+
+async function poll() {
+  await show();
   setTimeout(poll, POLL_MS);
 }
 

@@ -52,6 +52,19 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// Hands every state of every incident to `take`, in the order of their commits; one at a time is in memory.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn each_state(&self, mut take: impl FnMut(Incident)) -> Result<(), StoreError> {
+        let sql = format!("SELECT {INCIDENT_COLUMNS} FROM incidents ORDER BY number");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        for row in statement.query_map([], incident_row)? {
+            take(row?);
+        }
+        Ok(())
+    }
+
     /// The last state of the `limit` incidents whose state changed last, the latest first.
     ///
     /// # Errors

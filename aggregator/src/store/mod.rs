@@ -4,8 +4,10 @@
 //! The hard case is a kill between any two lines: the parts of the core that a record changed, the session's position among them,
 //! and what followed from it share one transaction, and everything else happens after it.
 
+mod accounts;
 mod agents;
 mod commit;
+mod copy;
 mod history;
 mod operations;
 mod outbox;
@@ -17,8 +19,10 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+pub use accounts::{Account, AccountError, KeyRow};
 pub use agents::EnrolledAgent;
 pub use commit::{Batch, Notified, StoredPart, StoredState};
+pub use copy::{CopyError, restore as restore_database};
 pub use history::{Incident, LedgerRow};
 pub use operations::{CalendarFile, Label, SilenceRow, Versions};
 pub use outbox::{Delivery, Outcome};

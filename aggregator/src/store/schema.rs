@@ -94,14 +94,44 @@ const STEPS: &[&str] = &["
     ALTER TABLE agents ADD COLUMN next_fingerprint BLOB;
     ALTER TABLE agents ADD COLUMN revoked_ms INTEGER;
     INSERT INTO versions (name, version) VALUES ('agents', 0);
+", "
+    -- People who may use the console and the API, their passwords as Argon2id only.
+    CREATE TABLE users (
+        name TEXT PRIMARY KEY,
+        password_hash TEXT NOT NULL,
+        scope TEXT NOT NULL,
+        created_ms INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    -- Their log-ins, and the tokens of scripts: found by a handle, proven by a secret of which only the SHA-256 stands here.
+    CREATE TABLE console_sessions (
+        handle BLOB PRIMARY KEY,
+        secret_hash BLOB NOT NULL,
+        user TEXT NOT NULL REFERENCES users (name) ON DELETE CASCADE,
+        created_ms INTEGER NOT NULL,
+        expires_ms INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX console_sessions_user ON console_sessions (user);
+    CREATE TABLE api_tokens (
+        name TEXT PRIMARY KEY,
+        handle BLOB NOT NULL UNIQUE,
+        secret_hash BLOB NOT NULL,
+        scope TEXT NOT NULL,
+        created_ms INTEGER NOT NULL,
+        expires_ms INTEGER
+    ) STRICT, WITHOUT ROWID;
 "];
+
+/// The version that this program writes.
+pub(super) fn known() -> i64 {
+    i64::try_from(STEPS.len()).unwrap_or(i64::MAX)
+}
 
 /// Brings the schema up to date.
 ///
 /// # Errors
 /// [`StoreError::Newer`] for a database of a later program, or what SQLite says.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
-    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
+    let known = known();
     // Immediate: of two processes that start together, the second waits here and then finds the work done.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;

@@ -1,8 +1,12 @@
 //! The store against its promises: whole batches, bounded queues, schemas of its own age, tables that survive.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use vedette_aggregator_core::{Aggregator, Part};
+
 use super::*;
+use crate::config::Config;
 
 fn open(base: &Path) -> Store {
     Store::open(&StateFolder::open(&base.join("state")).unwrap()).unwrap()
@@ -153,25 +157,116 @@ fn operators_changes_move_versions() {
     assert!(here.remove_silence(number).unwrap() && !here.remove_silence(number).unwrap());
 }
 
+/// A state folder with the database of this SQL.
+fn written(base: &Path, sql: &str) -> StateFolder {
+    let folder = StateFolder::open(&base.join("state")).unwrap();
+    let connection = Connection::open(folder.reserve(DATABASE_FILE).unwrap()).unwrap();
+    connection.execute_batch(sql).unwrap();
+    folder
+}
+
 #[test]
 fn a_database_of_the_first_version_is_brought_up_to_date_with_all_it_holds() {
     let base = tempfile::tempdir().unwrap();
-    let store = open(base.path());
-    let undone = "DROP TABLE labels; ALTER TABLE incidents DROP COLUMN basis;
-        ALTER TABLE agents DROP COLUMN next_fingerprint; ALTER TABLE agents DROP COLUMN revoked_ms;
-        DELETE FROM versions WHERE name = 'agents';
-        INSERT INTO agents VALUES ('edge-1', x'01', 'uk', 1, 2);";
-    store.connection.execute_batch(undone).unwrap();
-    let old = "INSERT INTO incidents (id, state, written_ms, body) VALUES ('OLD', 'open', 1, '{}')";
-    store.connection.execute_batch(old).unwrap();
-    store.connection.pragma_update(None, "user_version", 1).unwrap();
-    drop(store);
-    let store = open(base.path());
-    let kept = store.incident("OLD").unwrap();
-    assert_eq!((kept.len(), &kept[0].basis), (1, &None));
-    assert!(store.labels().unwrap().is_empty());
+    let folder = written(base.path(), include_str!("golden/version_1.sql"));
+    let old = Store::open_to_look(&folder.file(DATABASE_FILE)).unwrap();
+    assert_eq!(old.schema_version().unwrap(), 1);
+    assert_eq!(crate::verify::verify(&old).unwrap().problems, [""; 0], "looking does not change it");
+    drop(old);
+
+    let store = Store::open(&folder).unwrap();
+    let report = crate::verify::verify(&store).unwrap();
+    assert_eq!((report.problems.as_slice(), report.schema), ([].as_slice(), Store::schema_known()));
+    assert_eq!((report.parts, report.incidents, report.deliveries), (6, 1, 1));
+    let id = "01M81C665GXK5GYD70F7R8EEG1";
+    let states = store.incident(id).unwrap();
+    let entered: Vec<&str> = states.iter().map(|state| state.state.as_str()).collect();
+    assert_eq!(entered, ["suppressed", "open"]);
+    assert!(states.iter().all(|state| state.basis.is_none()) && store.labels().unwrap().is_empty());
+    assert_eq!(store.ledger(id).unwrap().len(), 2);
+    assert_eq!(
+        store.due_deliveries("webhook.ops", i64::MAX, 9).unwrap()[0].idempotency_key,
+        format!("{id}-open-2")
+    );
     let agents = store.enrolled_agents().unwrap();
     assert_eq!((agents[0].agent.as_str(), agents[0].revoked_ms), ("edge-1", None));
+    assert!(store.calendars().unwrap()[0].body.contains("SUMMARY:Final"));
+    assert!(store.silences(0).unwrap()[0].body.contains("planned work"));
+    assert_eq!(store.versions().unwrap(), Versions { calendars: 1, silences: 3 });
+    assert!(store.users().unwrap().is_empty() && !store.has_accounts(0).unwrap());
+
+    let parts = store.parts().unwrap();
+    let parts = parts.iter().map(|(_, body)| serde_json::from_str::<Part>(body).unwrap());
+    let core = Aggregator::restore(Config::default().core_settings(), parts);
+    let open = core.snapshot().open;
+    assert_eq!((open.len(), open[0].alarm.id.as_str()), (1, id), "the incident goes on under its id");
+}
+
+#[test]
+fn a_step_that_fails_leaves_the_former_version_whole() {
+    let base = tempfile::tempdir().unwrap();
+    let golden = include_str!("golden/version_1.sql");
+    // A table of that name is in the way of the fourth step; those before it would have gone well.
+    let folder = written(base.path(), &format!("{golden}CREATE TABLE users (name TEXT);"));
+    assert!(matches!(Store::open(&folder), Err(StoreError::Sqlite(_))));
+    let store = Store::open_to_look(&folder.file(DATABASE_FILE)).unwrap();
+    assert_eq!(store.schema_version().unwrap(), 1);
+    assert!(store.labels().is_err(), "nothing of the steps before it stayed");
+}
+
+#[test]
+fn a_database_of_a_later_program_is_refused_and_left_alone() {
+    let base = tempfile::tempdir().unwrap();
+    drop(open(base.path()));
+    let folder = written(base.path(), "PRAGMA user_version = 99");
+    let file = folder.file(DATABASE_FILE);
+    for refused in [Store::open(&folder), Store::open_to_look(&file)] {
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("schema version 99") && error.contains("use the newer program"), "{error}");
+    }
+    let backup = folder.file("backup");
+    std::fs::copy(&file, &backup).unwrap();
+    assert!(matches!(restore_database(&backup, &file), Err(CopyError::Store(StoreError::Newer { .. }))));
+}
+
+#[test]
+fn a_copy_is_of_one_moment_and_replaces_nothing() {
+    let base = tempfile::tempdir().unwrap();
+    let mut store = open(base.path());
+    let filled = |key: &str| Batch { parts: vec![part(key, Some("1"))], ..Batch::default() };
+    store.commit(&filled("session/a"), 5, 10).unwrap();
+    let (copy, folder) = (base.path().join("copy"), StateFolder::open(&base.path().join("state")).unwrap());
+    std::fs::write(base.path().join("copy.new"), "cut short").unwrap();
+    Store::open_to_look(&folder.file(DATABASE_FILE)).unwrap().copy_to(&copy).unwrap();
+    assert_eq!(std::fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!base.path().join("copy.new").exists());
+    assert!(matches!(store.copy_to(&copy), Err(CopyError::Exists(_))));
+    store.commit(&filled("session/b"), 6, 10).unwrap();
+    drop(store);
+    let kept = restore_database(&copy, &folder.file(DATABASE_FILE)).unwrap().unwrap();
+    assert_eq!(open(base.path()).parts().unwrap().len(), 1, "as of the copy");
+    assert_eq!(Store::open_to_look(&kept).unwrap().parts().unwrap().len(), 2, "what was there is kept");
+}
+
+#[test]
+fn what_does_not_agree_is_found() {
+    let base = tempfile::tempdir().unwrap();
+    let folder = written(base.path(), include_str!("golden/version_1.sql"));
+    let store = Store::open(&folder).unwrap();
+    let mut problems = Vec::new();
+    for damage in [
+        "UPDATE incidents SET body = replace(body, '\"state\":\"open\"', '\"state\":\"resolved\"') WHERE number = 2",
+        "UPDATE core_parts SET body = replace(body, '\"told\":\"open\"', '\"told\":\"suppressed\"') WHERE key LIKE 'incident/%'",
+        "UPDATE core_parts SET key = 'session/edge-2' WHERE key = 'session/edge-1'",
+        "UPDATE core_parts SET body = 'x' WHERE key = 'names'",
+        "PRAGMA foreign_keys = OFF; UPDATE outbox SET incident_number = 77",
+    ] {
+        store.connection.execute_batch(damage).unwrap();
+        let found = crate::verify::verify(&store).unwrap().problems;
+        assert_ne!(found, problems, "{damage}");
+        problems = found;
+    }
+    assert!(problems[0].contains("a row of outbox refers to one of incidents"), "{problems:?}");
 }
 
 #[test]

@@ -5,14 +5,18 @@
 // A test may end at the first surprise.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod agent;
 mod attacks;
 mod enrolment;
 mod frames;
 mod notifiers;
+mod operations;
 mod overload;
+mod program;
 mod restart;
 mod silences;
+mod traffic;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -14,14 +14,14 @@ use crate::{QUIET, config, wait_for};
 
 /// A received request.
 #[derive(Debug, PartialEq)]
-struct Request {
+pub(crate) struct Request {
     path: String,
-    idempotency_key: String,
-    body: String,
+    pub(crate) idempotency_key: String,
+    pub(crate) body: String,
 }
 
 /// Answers requests with the given status codes, then with 200, and hands on what came.
-fn receiver(statuses: &'static [u16]) -> (SocketAddr, Receiver<Request>) {
+pub(crate) fn receiver(statuses: &'static [u16]) -> (SocketAddr, Receiver<Request>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, requests) = channel();
@@ -79,7 +79,7 @@ async fn enter(service: &Service, routes: &Routes, id: &str, state: IncidentStat
     service.store().with(move |store| store.commit(&batch, now_ms, 100)).await.unwrap().unwrap();
 }
 
-fn next(requests: &Receiver<Request>) -> Request {
+pub(crate) fn next(requests: &Receiver<Request>) -> Request {
     requests.recv_timeout(Duration::from_secs(10)).expect("a delivery in time")
 }
 

@@ -9,52 +9,17 @@ use std::time::Duration;
 
 use vedette_aggregator::run::Service;
 use vedette_aggregator::store::{Batch, StoredState};
-use vedette_common::WallMs;
-use vedette_common::wire::{self, F24, RollUp, Summary};
 
-use crate::agent::{Session, acknowledged, enroll, key, now};
+use crate::agent::enroll;
+use crate::traffic::Traffic;
 use crate::{config, read_token, wait_for};
 
-const WINDOW_MS: u32 = 10_000;
 const CALM_WINDOWS: u64 = 40;
 /// Further in the future windows are refused.
 const FUTURE_WINDOWS: u64 = 28;
 
 /// Judges at once what a lone agent sends.
 const JUDGE: &str = "[notify]\nstdout = false\n[metrics.activity]\nrole = \"traffic\"\nalarm_on = \"drop\"\n";
-
-/// One region's traffic, sent window by window from the past towards now.
-struct Traffic {
-    session: Session,
-    start: WallMs,
-    sequence: u64,
-}
-
-impl Traffic {
-    async fn send(&mut self, windows: u64, observed: f32) {
-        for _ in 0..windows {
-            self.sequence += 1;
-            let start = self.start.plus_ms(self.sequence as i64 * i64::from(WINDOW_MS));
-            self.session.say(&window(self.sequence, start, observed)).await;
-            assert_eq!(self.session.answer().await, acknowledged(self.sequence));
-        }
-    }
-}
-
-fn window(sequence: u64, start: WallMs, observed: f32) -> Summary {
-    let mut summary = Summary::new(key(sequence), start, WINDOW_MS);
-    let metric = summary.strings.intern("activity").unwrap();
-    let (region, device) = (summary.strings.intern("uk").unwrap(), summary.strings.intern("tv").unwrap());
-    for (cell, name) in ["playback", "browse", "search"].into_iter().enumerate() {
-        let stack = summary.strings.intern(name).unwrap();
-        summary.cells.push(wire::CellName { region, device, stack }).unwrap();
-        let observed = F24::from_f32(if name == "playback" { observed } else { 1_000.0 });
-        let roll_up =
-            RollUp { cell: cell as u8, metric, observed, expected: F24::from_f32(1_000.0), count: 10 };
-        summary.roll_ups.push(roll_up).unwrap();
-    }
-    summary
-}
 
 /// What a command of the program prints.
 fn order(folder: &Path, args: &[&str]) -> String {
@@ -85,7 +50,7 @@ fn ask(folder: &Path, args: &[&str]) -> (String, Option<i32>) {
 async fn label_and_explain(folder: &Path, service: &Service, id: &str) {
     assert_eq!(ask(folder, &["label", "NONE", "real"]).1, Some(1), "no such incident");
     assert_eq!(ask(folder, &["label", id, "wrong"]).1, Some(2), "no such label");
-    order(folder, &["label", id, "noise", "--author", "anna"]);
+    label_over_http(folder, service, id);
     assert_eq!(
         order(folder, &["label", id, "real", "--author", "anna", "--comment", "it was"]),
         format!("{id}: real")
@@ -118,6 +83,20 @@ async fn label_and_explain(folder: &Path, service: &Service, id: &str) {
     assert!(text.contains("DIFFERS: ") && code == Some(1), "{text}");
 }
 
+/// A script's word, which the operator's own takes the place of.
+fn label_over_http(folder: &Path, service: &Service, id: &str) {
+    let token = order(folder, &["token", "api", "create", "--name", "triage", "--scope", "write"]);
+    let url = format!("http://{}/api/v1/incidents/{id}", service.http_address());
+    let authorization = format!("Bearer {token}");
+    let headers = [("authorization", authorization.as_str()), ("content-type", "application/json")];
+    let agent = crate::program::agent(None);
+    let order = r#"{"label": "noise", "comment": "a probe"}"#;
+    let answer = crate::program::request(&agent, "POST", &format!("{url}/label"), &headers, order);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let shown = crate::program::request(&agent, "GET", &url, &headers, "").json()["label"].clone();
+    assert_eq!((&shown["label"], &shown["author"]), (&"noise".into(), &"token:triage".into()), "{shown}");
+}
+
 /// The states that incidents entered, oldest first: id, state and reason.
 async fn states(service: &Service) -> Vec<(String, String, String)> {
     let found = service.store().with(|store| store.latest_incidents(10)).await.unwrap().unwrap();
@@ -146,8 +125,7 @@ async fn a_silence_holds_back_while_it_lasts_and_no_longer() {
     let address = service.quic_address().unwrap();
     let agent = enroll(address, &read_token(folder.path()), "edge-1").await.unwrap();
     // A silence covers windows that begin within it: the calm ends now, and what follows may lie in the future a little.
-    let start = now().window_start(WINDOW_MS).plus_ms(-(CALM_WINDOWS as i64) * i64::from(WINDOW_MS));
-    let mut traffic = Traffic { session: agent.session(address).await, start, sequence: 0 };
+    let mut traffic = Traffic::beginning(agent.session(address).await, CALM_WINDOWS);
     traffic.send(CALM_WINDOWS, 1_000.0).await;
     traffic.send(10, 100.0).await;
     wait_for("a held-back incident", async || !states(&service).await.is_empty()).await;

@@ -1,6 +1,8 @@
 //! The HTTP side: health, readiness, metrics, and whatever routes the API and the console add.
-//! It must never change anything: every route is read only.
+//! It must never change anything by itself: its own routes are read only.
 //! The hard case is a stop while somebody reads: no request is taken any more, those under way are finished.
+
+pub mod listener;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,14 +12,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use vedette_aggregator_core::Snapshot;
 
+use crate::api::metrics_guard;
+use crate::auth::Gate;
 use crate::listen::stopped;
 use crate::metrics::MetricsPage;
+use listener::{WebListener, WebStream};
 
 /// What health and metrics are read from.
 #[derive(Debug, Clone)]
@@ -46,12 +53,13 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(address).await.map_err(|source| BindError { address, source })
 }
 
-/// The routes that this file answers.
-pub fn router(health: Health) -> Router {
+/// The routes that this file answers. Health is for everybody; the metrics may be behind the gate.
+pub fn router(health: Health, gate: Gate) -> Router {
     Router::new()
+        .route("/metrics", get(metrics))
+        .route_layer(from_fn_with_state(gate, metrics_guard))
         .route("/-/healthy", get(async || "healthy\n"))
         .route("/-/ready", get(ready))
-        .route("/metrics", get(metrics))
         .with_state(health)
 }
 
@@ -60,12 +68,15 @@ pub fn router(health: Health) -> Router {
 /// # Errors
 /// What the operating system says when it takes connections no more.
 pub async fn serve(
-    listener: TcpListener,
+    listener: WebListener,
     router: Router,
     mut stopping: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
     let stop = async move { stopped(&mut stopping).await };
-    axum::serve(listener, router).with_graceful_shutdown(stop).await
+    // What is said soon after something else, as an answer's end, should not wait for it.
+    let listener = listener.tap_io(WebStream::send_at_once);
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(stop).await
 }
 
 async fn ready(State(health): State<Health>) -> Response {
