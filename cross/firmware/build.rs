@@ -1,4 +1,4 @@
-//! Gives the linker the memory of the board that QEMU plays.
+//! Gives the linker the memory of the board that QEMU plays, and says whether it is enough for a pipeline.
 
 use std::path::PathBuf;
 use std::{env, fs};
@@ -6,7 +6,11 @@ use std::{env, fs};
 /// mps2-an386: a Cortex-M4 with 4 MiB each of code and data. microbit: a Cortex-M0 with 256 KiB and 16 KiB.
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-check-cfg=cfg(has_room)");
     let target = env::var("TARGET").unwrap_or_default();
+    if target != "thumbv6m-none-eabi" {
+        println!("cargo::rustc-cfg=has_room");
+    }
     let (code_kib, data_kib) = match target.as_str() {
         "thumbv6m-none-eabi" => (256, 16),
         "thumbv7em-none-eabihf" => (4096, 4096),

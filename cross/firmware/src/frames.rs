@@ -4,11 +4,13 @@
 //! comes from the caller, in lengths that follow from the limits.
 
 use core::array::from_fn;
+use core::fmt::Write;
 
 use vedette_agent_core::index::cells_for;
 use vedette_agent_core::key::{DefaultTags, Observation};
 use vedette_agent_core::lattice::{Cell, Row};
 use vedette_agent_core::names::NameEntry;
+use vedette_agent_core::parse::{Format, Precision};
 use vedette_agent_core::pending::Pending;
 use vedette_agent_core::pipeline::{Pipeline, PipelineMemory, PipelineSettings};
 use vedette_agent_core::table::Slot;
@@ -50,7 +52,19 @@ pub(crate) struct Sent {
     pub(crate) bytes: u64,
 }
 
-pub(crate) fn of_recording() -> Sent {
+/// What the pipeline is fed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// One value after the other.
+    Samples,
+    /// The values of one moment as lines of text, which are scored side by side.
+    Lines,
+}
+
+/// Bytes of one moment's lines.
+const LINES_BYTES: usize = 256;
+
+pub(crate) fn of_recording(input: Input) -> Sent {
     let (mut slots, mut index) = (from_fn::<_, SLOTS, _>(|_| Slot::free()), [0; INDEX]);
     let (mut names, mut name_bytes) = ([NameEntry::default(); NAMES_MAX], [0; NAME_BYTES_MAX]);
     let (mut cells, mut rows) = ([Cell::default(); CELLS_MAX], from_fn::<_, ROWS, _>(|_| Row::default()));
@@ -68,11 +82,20 @@ pub(crate) fn of_recording() -> Sent {
         Pipeline::new(settings(), memory, 1).expect("the memory has the lengths that follow from the limits");
     let mut firmware = Firmware::new(pipeline);
     for place in 0..recording::LENGTH {
-        for series in recording::ALL {
-            // One clock for all: the recording's own times are ten seconds to ten minutes apart.
-            let at = WallMs(1_748_822_400_000 + i64::from(place) * 60_000);
-            if let Some((_, value)) = series.observation(place) {
-                firmware.sample(at, series.name(), value);
+        // One clock for all: the recording's own times are ten seconds to ten minutes apart.
+        let at = WallMs(1_748_822_400_000 + i64::from(place) * 60_000);
+        let values = recording::ALL
+            .into_iter()
+            .filter_map(|series| Some((series.name(), series.observation(place)?.1)));
+        match input {
+            Input::Samples => values.for_each(|(name, value)| firmware.sample(at, name, value)),
+            Input::Lines => {
+                let mut text = heapless::String::<LINES_BYTES>::new();
+                for (name, value) in values {
+                    writeln!(text, "{name},region=uk,device=meter,stack=sensors value={value}")
+                        .expect("three lines fit");
+                }
+                firmware.lines(at, text.as_bytes());
             }
         }
     }
@@ -109,6 +132,21 @@ impl<'m> Firmware<'m> {
 
     /// One sample of a sensor, taken at `at`; windows that are over by then are sent first.
     fn sample(&mut self, at: WallMs, measurement: &str, value: f64) {
+        let now = self.close_windows(at);
+        let tags = [("region", "uk"), ("device", "meter"), ("stack", "sensors")];
+        let observation = Observation { measurement, field: "value", tags: &tags, value, at: None };
+        // What is refused is counted, with its reason, in `pipeline.counts()`.
+        let _ = self.pipeline.handle_observation(now, &DefaultTags::default(), &observation);
+    }
+
+    /// Lines of text, as another device may send them, that came at `at`.
+    fn lines(&mut self, at: WallMs, text: &[u8]) {
+        let now = self.close_windows(at);
+        let format = Format::LineProtocol(Precision::Nanoseconds);
+        self.pipeline.handle_bytes(now, format, &DefaultTags::default(), text);
+    }
+
+    fn close_windows(&mut self, at: WallMs) -> Now {
         let now = Now { mono: MonoMs(at.0.unsigned_abs()), wall: at };
         while self.pipeline.poll_deadline().is_some_and(|deadline| deadline <= at) {
             self.pipeline.handle_deadline(now);
@@ -116,20 +154,16 @@ impl<'m> Firmware<'m> {
                 self.send();
             }
         }
-        let tags = [("region", "uk"), ("device", "meter"), ("stack", "sensors")];
-        let observation = Observation { measurement, field: "value", tags: &tags, value, at: None };
-        // What is refused is counted, with its reason, in `pipeline.counts()`.
-        let _ = self.pipeline.handle_observation(now, &DefaultTags::default(), &observation);
+        now
     }
 
     /// Here a firmware would hand the frame to its radio or wire; the digest stands in for it.
     fn send(&mut self) {
         self.sequence += 1;
         self.summary.key = key(self.sequence);
-        if let Ok(length) = encode(&self.summary, &mut self.frame) {
-            self.digest.bytes(&self.frame[..length]);
-            self.bytes += length as u64;
-        }
+        let length = encode(&self.summary, &mut self.frame).expect("a frame holds any summary");
+        self.digest.bytes(&self.frame[..length]);
+        self.bytes += length as u64;
     }
 
     fn sent(&self) -> Sent {

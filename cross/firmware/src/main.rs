@@ -9,6 +9,7 @@
 #[cfg(target_os = "none")]
 mod board;
 mod digest;
+#[cfg(has_room)]
 mod frames;
 mod recording;
 mod scores;
@@ -23,17 +24,18 @@ fn run(out: &mut impl Write) -> fmt::Result {
     let scores = scores::of_recording();
     writeln!(out, "scores {:016x} of {} observations", scores.digest, scores.observations)?;
     writeln!(out, "memory {} bytes for each series that is scored alone", scores::SERIES_BYTES)?;
-    if cfg!(not(target_arch = "arm")) || cfg!(target_feature = "thumb2") {
-        let sent = frames::of_recording();
-        writeln!(out, "frames {:016x} of {} in {} bytes", sent.digest, sent.frames, sent.bytes)?;
-        writeln!(
-            out,
-            "memory {} bytes for a pipeline of {} series",
-            frames::PIPELINE_BYTES,
-            frames::SERIES_MAX
-        )?;
-    }
+    #[cfg(has_room)]
+    tell_frames(out)?;
     Ok(())
+}
+
+#[cfg(has_room)]
+fn tell_frames(out: &mut impl Write) -> fmt::Result {
+    for (name, input) in [("samples", frames::Input::Samples), ("lines", frames::Input::Lines)] {
+        let sent = frames::of_recording(input);
+        writeln!(out, "frames {:016x} of {name}, {} in {} bytes", sent.digest, sent.frames, sent.bytes)?;
+    }
+    writeln!(out, "memory {} bytes for a pipeline of {} series", frames::PIPELINE_BYTES, frames::SERIES_MAX)
 }
 
 #[cfg(not(target_os = "none"))]
