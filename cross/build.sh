@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds a program of Vedette for a machine; installs what it needs. The same sources give the same bytes, wherever they lie.
+# Builds a program of Vedette for a machine; installs what it needs but Cargo. The same sources give the same bytes,
+# wherever they lie.
 #
 #   cross/build.sh TARGET [PROFILE] [PACKAGE...]     default: profile edge, package vedette-agent
 #
@@ -18,12 +19,17 @@ packages=("${@:3}")
 [ ${#packages[@]} -gt 0 ] || packages=(vedette-agent)
 
 # No path of this machine may show in the program.
-flags="--remap-path-prefix=$PWD=/vedette --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+flags=("--remap-path-prefix=$PWD=/vedette" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
 prepare_toolchain "$target" "$([ "$profile" = edge ] && echo panic_abort || echo panic_unwind)"
-flags+=" --remap-path-prefix=$("${RUSTC:-rustc}" --print sysroot)=/rust"
-# In this profile a panic ends the program, so tables for unwinding are of no use: a tenth of it.
-[ "$profile" != edge ] || flags+=" -Cforce-unwind-tables=no"
-export RUSTFLAGS=$flags CARGO_PROFILE_RELEASE_STRIP=true
+flags+=("--remap-path-prefix=$("${RUSTC:-rustc}" --print sysroot)=/rust")
+if [ "$profile" = edge ]; then
+  # In this profile a panic ends the program, so tables for unwinding are of no use: a tenth of it.
+  flags+=(-Cforce-unwind-tables=no)
+  # Nor does anybody read a backtrace without symbols, and the library's code for sorting can be small.
+  [ ${#build_std[@]} = 0 ] || build_std+=(-Zbuild-std-features=optimize_for_size)
+fi
+export_flags
+export CARGO_PROFILE_RELEASE_STRIP=true
 
 folder=$profile
 [ "$profile" != dev ] || folder=debug
@@ -33,6 +39,9 @@ for package in "${packages[@]}"; do
   cargo "${cargo_build[@]}" --locked --quiet --config cross/cargo.toml --profile "$profile" --target "$target" \
     "${build_std[@]}" -p "$package"
   built=$CARGO_TARGET_DIR/$target/$folder/$package program=$PWD/target/$target/$folder/$package
-  [ "$built" = "$program" ] || cp --preserve=timestamps "$built" "$program"
+  if [ "$built" != "$program" ]; then
+    # A program that runs may be replaced, not written to.
+    cp --preserve=timestamps "$built" "$program.new" && mv "$program.new" "$program"
+  fi
   echo "${program#"$PWD"/}: $(stat -c %s "$program") bytes, by $way"
 done

@@ -10,8 +10,27 @@ targets="x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-
 x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf"
 boards="thumbv7em-none-eabihf thumbv6m-none-eabi"
 semihosting=(-nographic -semihosting-config "enable=on,target=native" -kernel)
-zigbuild_version=0.24.0
 zig_version=0.17.1
+
+# The target of the static programs for one of Debian's architectures, which are those of images too.
+static_target() {
+  case $1 in
+    amd64) echo x86_64-unknown-linux-musl ;;
+    arm64) echo aarch64-unknown-linux-musl ;;
+    armhf) echo armv7-unknown-linux-musleabihf ;;
+    *) return 1 ;;
+  esac
+}
+
+# The profile that a program is packaged in: the agent small, the aggregator fast.
+profile_of() {
+  case $1 in
+    vedette-agent) echo edge ;;
+    *) echo release ;;
+  esac
+}
+
+program_version() { sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' Cargo.toml; }
 
 fail() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
@@ -44,21 +63,34 @@ has_target() {
   [ -d "$(rustc --print sysroot)/lib/rustlib/$1/lib" ]
 }
 
+# Prints the compiler that builds for a target, as the list of a program's parts has to name it.
+compiler_of() {
+  if has_target "$1"; then echo rustc; else echo /usr/bin/rustc; fi
+}
+
 # cargo-zigbuild and the zig that it calls, in a Python environment of their own.
 prepare_zig() {
-  local folder=$PWD/target/tools/zig
-  if [ ! -x "$folder/bin/cargo-zigbuild" ]; then
+  local folder
+  folder=$PWD/target/tools/zig-$(sha256sum cross/zig.txt | cut -c1-12)
+  if [ ! -e "$folder/.complete" ]; then
     install_packages python3-venv
+    rm -rf "$folder"
     /usr/bin/python3 -m venv "$folder"
-    "$folder/bin/pip" install --quiet --disable-pip-version-check \
-      "cargo-zigbuild==$zigbuild_version" "ziglang==$zig_version"
+    "$folder/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r cross/zig.txt
+    touch "$folder/.complete"
   fi
   export PATH="$folder/bin:$PATH"
 }
 
+# Hands `flags` to Cargo; a path in them may hold a blank.
+export_flags() {
+  CARGO_ENCODED_RUSTFLAGS=$(printf '%s\x1f' "${flags[@]}")
+  export CARGO_ENCODED_RUSTFLAGS=${CARGO_ENCODED_RUSTFLAGS%$'\x1f'}
+}
+
 # Chooses the compiler for a target and exports what Cargo needs for it; $2 names what is built of the standard library
 # besides `std` where there is none. Sets `way`, `build_std` (the arguments for that), `cargo_build` and `cargo_test`,
-# and adds to `flags`, the compiler's.
+# and adds to the list `flags`, the compiler's.
 prepare_toolchain() {
   local target=$1 packages
   packages=$(compiler_packages "$target")
@@ -79,11 +111,11 @@ prepare_toolchain() {
     *-musl*)
       prepare_zig
       cargo_build=(zigbuild) cargo_test=() way+=", linked by zig $zig_version"
-      flags+=" -Clink-self-contained=no"
+      flags+=(-Clink-self-contained=no)
       ;;
     *-none-*)
       [ ${#build_std[@]} = 0 ] || build_std=(-Zbuild-std=core)
-      flags+=" -Clinker-flavor=ld -Clinker=arm-linux-gnueabihf-ld"
+      flags+=(-Clinker-flavor=ld -Clinker=arm-linux-gnueabihf-ld)
       ;;
   esac
 }
