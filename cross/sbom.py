@@ -3,9 +3,11 @@
 
     cross/sbom.py PACKAGE TARGET
 
-Only what is linked into the program counts: no build scripts, no tests. The same sources give the same bytes.
+Only what is linked into the program counts: no build scripts, no tests; the standard library is one entry. The same
+sources and compiler give the same bytes.
 """
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -38,6 +40,19 @@ def component(package, checksums):
     return found
 
 
+def standard_library():
+    """The compiler's own library, under the compiler's version."""
+    version = subprocess.run([os.environ.get("RUSTC", "rustc"), "--version"], check=True, capture_output=True,
+                             text=True).stdout.split()[1]
+    return {
+        "type": "library",
+        "name": "rust-std",
+        "version": version,
+        "bom-ref": f"rust-std@{version}",
+        "licenses": [{"expression": "MIT OR Apache-2.0"}],
+    }
+
+
 def main(program, target):
     with open("Cargo.lock", "rb") as file:
         locked = tomllib.load(file)["package"]
@@ -54,7 +69,7 @@ def main(program, target):
         "specVersion": "1.5",
         "version": 1,
         "metadata": {"component": {**itself, "type": "application"}},
-        "components": components,
+        "components": [*components, standard_library()],
     }
     json.dump(bill, sys.stdout, indent=1)
     print()
