@@ -19,8 +19,6 @@ use crate::{health, source, uplink};
 const PROGRAM_FILE_BYTES: u64 = 6 << 20;
 /// Runtime, log, certificates and the cores' own structures: with one series and no connection 1.3 MB on x86-64, rounded up.
 const PROGRAM_BYTES: u64 = 2 << 20;
-/// The longest datagram, for each UDP socket.
-const DATAGRAM_BYTES: u64 = 65_535;
 
 /// What one setting may need at worst.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +53,7 @@ pub fn needs(config: &Config) -> Vec<Need> {
             spool.memory_bytes() as u64,
         ),
         need("uplink (connection)", 1, uplink_bytes(config)),
-        need("source datagrams", datagram_sockets, datagram_sockets * DATAGRAM_BYTES),
+        need("source datagrams", datagram_sockets, datagram_sockets * source::datagrams::SOCKET_BYTES as u64),
         need(
             "source.line_protocol.connections_max",
             connections,

@@ -1,63 +1,189 @@
 //! Reading datagrams: what StatsD and line protocol over UDP share.
 //!
-//! Must never hold a datagram longer than its parsing takes. The hard case is a flood: after a batch the other tasks
-//! get their turn, and what the kernel's buffer cannot hold meanwhile is the kernel's to count.
+//! Several are read with one call of the system (recvmmsg), and put one behind the other as lines, so that the engine
+//! scores them side by side as it does a stream's. Must never hold a datagram longer than its parsing takes. The hard case
+//! is a flood: after a batch the other tasks get their turn, and what the kernel's buffer cannot hold meanwhile is the
+//! kernel's to count.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use quinn_udp::{RecvMeta, UdpSocketState};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use vedette_agent_core::parse::Format;
 
 use super::{ListenError, Stop};
 use crate::engine::Engine;
 
-/// The longest datagram there can be, so that none is cut.
+/// The longest datagram there can be, or several that the kernel joined, so that none is cut.
 const DATAGRAM_BYTES_MAX: usize = 65_535;
-/// Datagrams read before others get their turn.
-const BATCH: usize = 64;
-/// Datagrams read after the stop: more than a kernel's buffer holds, and an end for a sender that goes on.
-const LAST_BATCH: usize = 4096;
+/// Datagrams that one call of the system reads.
+const AT_ONCE: usize = 8;
+/// Calls before others get their turn.
+const CALLS: usize = 8;
+/// Calls after the stop: more than a kernel's buffer holds, and an end for a sender that goes on.
+const LAST_CALLS: usize = 512;
+/// Worst-case bytes of a socket: what is read at once, and its lines one behind the other. Of what datagrams do not fill
+/// no page is ever touched.
+pub const SOCKET_BYTES: usize = (AT_ONCE + 1) * (DATAGRAM_BYTES_MAX + 1);
 
-/// A socket on `address`, not blocking.
-pub(super) fn open(key: &'static str, address: SocketAddr) -> Result<UdpSocket, ListenError> {
-    let open = || {
-        let socket = std::net::UdpSocket::bind(address)?;
-        socket.set_nonblocking(true)?;
-        UdpSocket::from_std(socket)
-    };
-    open().map_err(|cause| ListenError { key, address, cause })
+/// A socket, and room for what one call reads.
+#[derive(Debug)]
+pub(super) struct Datagrams {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    received: Box<[u8]>,
+    lines: Lines,
 }
 
-/// Hands every datagram to the engine until `stop`, and then those that have arrived already.
-pub(super) async fn read(socket: UdpSocket, engine: Arc<Engine>, format: Format, mut stop: Stop) {
-    let mut bytes = vec![0; DATAGRAM_BYTES_MAX];
-    loop {
-        tokio::select! {
-            ready = socket.readable() => if let Err(error) = ready {
-                tracing::error!(%error, "a UDP socket failed; its source ends");
-                return;
-            },
-            () = stop.stopped() => {
-                read_batch(&socket, &engine, format, &mut bytes, LAST_BATCH);
-                return;
+impl Datagrams {
+    /// A socket on `address`, not blocking.
+    pub(super) fn open(key: &'static str, address: SocketAddr) -> Result<Self, ListenError> {
+        let open = || {
+            let socket = std::net::UdpSocket::bind(address)?;
+            socket.set_nonblocking(true)?;
+            let state = UdpSocketState::new((&socket).into())?;
+            let received = vec![0; AT_ONCE * DATAGRAM_BYTES_MAX].into_boxed_slice();
+            Ok(Self { socket: UdpSocket::from_std(socket)?, state, received, lines: Lines::new() })
+        };
+        open().map_err(|cause| ListenError { key, address, cause })
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok()
+    }
+
+    /// Hands every datagram to the engine until `stop`, and then those that have arrived already.
+    pub(super) async fn read(mut self, engine: Arc<Engine>, format: Format, mut stop: Stop) {
+        loop {
+            tokio::select! {
+                ready = self.socket.readable() => if let Err(error) = ready {
+                    tracing::error!(%error, "a UDP socket failed; its source ends");
+                    return;
+                },
+                () = stop.stopped() => {
+                    self.read_batch(LAST_CALLS, |lines| engine.take(format, lines));
+                    return;
+                }
+            }
+            self.read_batch(CALLS, |lines| engine.take(format, lines));
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Reads what has arrived, with so many calls at most.
+    fn read_batch(&mut self, calls_max: usize, mut sink: impl FnMut(&[u8])) {
+        for _ in 0..calls_max {
+            match self.read_once(&mut sink) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    tracing::warn!(%error, "a datagram could not be read");
+                    break;
+                }
             }
         }
-        read_batch(&socket, &engine, format, &mut bytes, BATCH);
-        tokio::task::yield_now().await;
+        self.lines.give(&mut sink);
+    }
+
+    fn read_once(&mut self, sink: &mut impl FnMut(&[u8])) -> io::Result<()> {
+        let Self { socket, state, received, lines } = self;
+        let mut about = [RecvMeta::default(); AT_ONCE];
+        let mut rooms = received.chunks_exact_mut(DATAGRAM_BYTES_MAX);
+        let mut rooms: [_; AT_ONCE] =
+            std::array::from_fn(|_| IoSliceMut::new(rooms.next().unwrap_or_default()));
+        let receive = || state.recv((&*socket).into(), &mut rooms, &mut about);
+        let count = socket.try_io(Interest::READABLE, receive)?;
+        for (room, about) in rooms.iter().zip(&about).take(count) {
+            // The kernel may have joined datagrams of one sender and length.
+            for datagram in room[..about.len].chunks(about.stride.max(1)) {
+                lines.add(datagram, sink);
+            }
+        }
+        Ok(())
     }
 }
 
-fn read_batch(socket: &UdpSocket, engine: &Engine, format: Format, bytes: &mut [u8], count_max: usize) {
-    for _ in 0..count_max {
-        match socket.try_recv(bytes) {
-            Ok(count) => engine.take(format, &bytes[..count]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(error) => {
-                tracing::warn!(%error, "a datagram could not be read");
-                return;
-            }
+/// Datagrams one behind the other, each ended as a line.
+#[derive(Debug)]
+struct Lines(Vec<u8>);
+
+impl Lines {
+    fn new() -> Self {
+        Self(Vec::with_capacity(DATAGRAM_BYTES_MAX + 1))
+    }
+
+    /// Adds a datagram; what stood here before is handed over first when there is no room.
+    fn add(&mut self, datagram: &[u8], sink: &mut impl FnMut(&[u8])) {
+        if self.0.len() + datagram.len() > DATAGRAM_BYTES_MAX {
+            self.give(sink);
         }
+        self.0.extend_from_slice(datagram);
+        if !datagram.ends_with(b"\n") {
+            self.0.push(b'\n');
+        }
+    }
+
+    fn give(&mut self, sink: &mut impl FnMut(&[u8])) {
+        if !self.0.is_empty() {
+            sink(&self.0);
+            self.0.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads until so many bytes came, within a bounded number of waits.
+    async fn read_all(datagrams: &mut Datagrams, bytes: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while all.len() < bytes {
+            let ready = tokio::time::timeout(std::time::Duration::from_secs(30), datagrams.socket.readable());
+            ready.await.expect("what was sent arrives").unwrap();
+            datagrams.read_batch(CALLS, |lines| all.extend_from_slice(lines));
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn every_datagram_is_a_line_of_its_own() {
+        let mut datagrams = Datagrams::open("key", "127.0.0.1:0".parse().unwrap()).unwrap();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut expected = String::new();
+        for number in 0..100 {
+            let ends = if number % 3 == 0 { "\n" } else { "" };
+            sender.send_to(format!("m a={number}{ends}").as_bytes(), datagrams.address().unwrap()).unwrap();
+            expected += &format!("m a={number}\n");
+        }
+        let all = read_all(&mut datagrams, expected.len()).await;
+        assert_eq!(String::from_utf8(all).unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn the_longest_datagrams_are_whole() {
+        let mut datagrams = Datagrams::open("key", "127.0.0.1:0".parse().unwrap()).unwrap();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let longest = [b'x'; 65_507];
+        for _ in 0..2 {
+            sender.send_to(&longest, datagrams.address().unwrap()).unwrap();
+        }
+        let all = read_all(&mut datagrams, 2 * (longest.len() + 1)).await;
+        assert!(all.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).all(|line| line == longest));
+    }
+
+    #[test]
+    fn lines_never_exceed_a_datagram() {
+        let (mut lines, mut sizes) = (Lines::new(), Vec::new());
+        for _ in 0..10 {
+            lines.add(&[b'x'; 20_000], &mut |given| sizes.push(given.len()));
+        }
+        lines.add(&[b'x'; DATAGRAM_BYTES_MAX], &mut |given| sizes.push(given.len()));
+        lines.give(&mut |given| sizes.push(given.len()));
+        assert_eq!(sizes, [60_003, 60_003, 60_003, 20_001, DATAGRAM_BYTES_MAX + 1]);
     }
 }

@@ -9,13 +9,14 @@ use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use vedette_agent_core::parse::Format;
 use vedette_common::DropReason;
 
+use super::datagrams::Datagrams;
 use super::lines::{LineBuffer, Taken};
-use super::{ListenError, Stop, datagrams, line_protocol_format};
+use super::{ListenError, Stop, line_protocol_format};
 use crate::config;
 use crate::engine::Engine;
 
@@ -30,7 +31,7 @@ pub const CONNECTION_BYTES: usize = 18 * 1024;
 #[derive(Debug)]
 pub struct LineProtocolSource {
     tcp: TcpListener,
-    udp: UdpSocket,
+    udp: Datagrams,
     format: Format,
     connections_max: usize,
     idle_timeout: Duration,
@@ -50,7 +51,7 @@ impl LineProtocolSource {
         };
         Ok(Self {
             tcp: listen().map_err(|cause| ListenError { key, address, cause })?,
-            udp: datagrams::open("source.line_protocol.udp", settings.udp)?,
+            udp: Datagrams::open("source.line_protocol.udp", settings.udp)?,
             format: line_protocol_format(settings.precision),
             connections_max: settings.connections_max as usize,
             idle_timeout: Duration::from_millis(settings.idle_timeout_ms.into()),
@@ -60,13 +61,13 @@ impl LineProtocolSource {
     /// Where it listens: TCP, then UDP.
     #[must_use]
     pub fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
-        Some((self.tcp.local_addr().ok()?, self.udp.local_addr().ok()?))
+        Some((self.tcp.local_addr().ok()?, self.udp.address()?))
     }
 
     /// Reads until `stop`.
     pub async fn run(self, engine: Arc<Engine>, mut stop: Stop) {
         let mut tasks = JoinSet::new();
-        tasks.spawn(datagrams::read(self.udp, engine.clone(), self.format, stop.clone()));
+        tasks.spawn(self.udp.read(engine.clone(), self.format, stop.clone()));
         loop {
             tokio::select! {
                 accepted = self.tcp.accept() => match accepted {

@@ -3,7 +3,7 @@
 //! Owns reading and its limits. Must never parse: whole lines go to the core as bytes. The hard case is a sender that
 //! is faster, longer or slower than it may be: each limit cuts it off and counts why.
 
-mod datagrams;
+pub mod datagrams;
 pub mod file;
 pub mod host;
 pub mod line_protocol;

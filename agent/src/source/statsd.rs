@@ -6,17 +6,17 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::UdpSocket;
 use vedette_agent_core::parse::Format;
 
-use super::{ListenError, Stop, datagrams};
+use super::datagrams::Datagrams;
+use super::{ListenError, Stop};
 use crate::config;
 use crate::engine::Engine;
 
 /// A socket that listens for StatsD.
 #[derive(Debug)]
 pub struct StatsdSource {
-    socket: UdpSocket,
+    datagrams: Datagrams,
 }
 
 impl StatsdSource {
@@ -25,17 +25,17 @@ impl StatsdSource {
     /// # Errors
     /// [`ListenError`] when the address cannot be had.
     pub fn open(settings: &config::StatsdSource) -> Result<Self, ListenError> {
-        Ok(Self { socket: datagrams::open("source.statsd.listen", settings.listen)? })
+        Ok(Self { datagrams: Datagrams::open("source.statsd.listen", settings.listen)? })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
-        self.socket.local_addr().ok()
+        self.datagrams.address()
     }
 
     /// Reads until `stop`.
     pub async fn run(self, engine: Arc<Engine>, stop: Stop) {
-        datagrams::read(self.socket, engine, Format::StatsD, stop).await;
+        self.datagrams.read(engine, Format::StatsD, stop).await;
     }
 }
