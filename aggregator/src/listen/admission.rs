@@ -378,4 +378,6 @@ fn cost(input: &Input) -> usize {
 }
 
 #[cfg(test)]
+mod agents;
+#[cfg(test)]
 mod tests;
