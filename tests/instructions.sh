@@ -3,8 +3,8 @@
 #
 #   tests/instructions.sh
 #
-# Unlike times, counts hardly change with the machine's load. Needs valgrind (Debian: valgrind). The look-up is what the
-# pipeline takes beyond parsing and scoring.
+# Unlike times, counts hardly change with the machine's load. Needs valgrind (Debian: valgrind). Intake is parsing and
+# look-up; around is what the pipeline takes beyond intake and scoring, ranges of young series that widen included.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 command -v valgrind > /dev/null || { echo "valgrind is missing: apt-get install valgrind" >&2; exit 1; }
@@ -21,8 +21,8 @@ callgrind_annotate --inclusive=yes --threshold=100 "$profile" | awk -v n="$obser
     }
     END {
         row = "%-10s %8.0f\n"
-        printf row, "parse", most["parse"] / n
-        printf row, "look-up", (most["pipeline"] - most["parse"] - most["score"]) / n
+        printf row, "intake", most["intake"] / n
         printf row, "score", most["score"] / n
+        printf row, "around", (most["pipeline"] - most["intake"] - most["score"]) / n
         printf row, "window", most["window"] / n
     }'

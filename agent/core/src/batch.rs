@@ -59,6 +59,9 @@ impl Observed for Observation<'_> {
 }
 
 /// Scores and follows from 1 to [`LANES`] observations, each of another series; those beyond are left alone.
+///
+/// # Panics
+/// When there are none.
 #[inline]
 pub fn observe(settings: &DeviationSettings, observations: &mut [Observation<'_>]) -> Outcomes<LANES> {
     #[cfg(target_arch = "x86_64")]

@@ -112,6 +112,9 @@ impl Pipeline<'_> {
 
     /// The slots of those that are due, and as many others as make up a full batch; `None` if there are not so many.
     fn places(&self, dues: &[Due]) -> Option<[usize; LANES]> {
+        if (self.table.slots() as usize) < LANES {
+            return None;
+        }
         let mut places = [0; LANES];
         let mut other = 0;
         for (lane, place) in places.iter_mut().enumerate() {
@@ -126,7 +129,7 @@ impl Pipeline<'_> {
                 }
             };
         }
-        (self.table.slots() as usize >= LANES).then_some(places)
+        Some(places)
     }
 
     /// Scores dues at these places; `false` if two are the same, and then nothing was done.

@@ -6,7 +6,7 @@
 //! included. To mature a million series would take minutes, so the first half matures a few thousand and fills the rest
 //! of the memory with copies of them: each has its own place in memory and goes its own way from there, but what the
 //! branches of the scorers see is less varied than in as many series that have nothing in common. Those of the second
-//! half are past their warm-up only.
+//! half mature one by one, as in an agent that has run for an hour and a half.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use vedette_agent_core::key::DefaultTags;
 use vedette_agent_core::parse::{Format, Precision};
 use vedette_agent_core::pipeline::{Pipeline, PipelineSettings};
 use vedette_agent_core::prefetch::prefetch;
-use vedette_agent_core::score::{Learning, Moment, SeriesState, WARM_UP_OBSERVATIONS};
+use vedette_agent_core::score::{Learning, Moment, SeriesState};
 use vedette_agent_core::table::SLOT_BYTES;
 use vedette_common::wire::Summary;
 use vedette_common::{BootId, Lane, MonoMs, Now, RecordKey, Sequence, WallMs};
@@ -30,7 +30,7 @@ use crate::memory;
 
 /// Series for the way from bytes to scores.
 const INGESTED_SERIES_MAX: u32 = 10_000;
-/// Series that mature, for all others to be copies of them, and the observations that takes.
+/// Series that mature in the first half, for all others to be copies of them, and the observations that takes.
 const PATTERNS: u32 = 4096;
 const MATURE_OBSERVATIONS: i64 = 500;
 /// Bytes handed over at once, as a stream socket would.
@@ -305,9 +305,9 @@ fn measure_ingesting(series: u32, time: Duration) -> anyhow::Result<Effort> {
     let mut values = Values::new();
     let mut effort = Effort::default();
     for round in 0.. {
-        if round == i64::from(WARM_UP_OBSERVATIONS) + 1 {
+        if round == MATURE_OBSERVATIONS {
             effort = Effort::default();
-        } else if effort.time >= time && round > i64::from(WARM_UP_OBSERVATIONS) {
+        } else if effort.time >= time && round > MATURE_OBSERVATIONS {
             break;
         }
         let at = START.plus_ms(round * STEP_MS);
@@ -391,7 +391,7 @@ mod tests {
         for series in [1, 2, 3, 100, 1000] {
             let one = Scored { state: SeriesState::new(0), deviation: DeviationState::default() };
             let mut states = vec![one; series];
-            for round in 0..=i64::from(WARM_UP_OBSERVATIONS) {
+            for round in 0..=i64::from(vedette_agent_core::score::WARM_UP_OBSERVATIONS) {
                 score_round(
                     &mut states,
                     &DeviationSettings::default(),
