@@ -47,8 +47,9 @@ struct ComparedCell {
     named: bool,
     observed: f64,
     expected: f64,
-    /// The leftover over the latest windows, and its variance from counting.
-    long: [f64; 2],
+    /// The leftover and its variance from counting over the latest windows, by horizon after that of the window alone.
+    #[serde(default)]
+    longer: [[f64; 2]; HORIZONS - 1],
     /// The share of what its region shares that it was taken to feel, and how unevenly; its variance from counting.
     share: [f64; 3],
 }
@@ -74,7 +75,7 @@ impl Grounds {
                 named: inside(point).1,
                 observed: point.observed,
                 expected: point.expected,
-                long: [point.residual[1], point.poisson[1]],
+                longer: std::array::from_fn(|it| [point.residual[it + 1], point.poisson[it + 1]]),
                 share: [point.share.value, point.share.uneven, point.poisson[0]],
             }
         };
@@ -96,7 +97,11 @@ impl Grounds {
             let moved = if cell.inside { 1.0 } else { peers_by.exp() };
             let observed = if peers_by == 0.0 { cell.observed } else { cell.observed * moved };
             let (ratio, _) = log_ratio(observed, cell.expected, self.counts);
-            let [value, uneven, poisson] = cell.share;
+            let [value, uneven, now] = cell.share;
+            let longer = |of: usize| cell.longer.iter().map(move |it| it[of]);
+            let (mut residual, mut poisson) = ([0.0; HORIZONS], [now; HORIZONS]);
+            residual[1..].iter_mut().zip(longer(0)).for_each(|(to, from)| *to = from);
+            poisson[1..].iter_mut().zip(longer(1)).for_each(|(to, from)| *to = from);
             let [region, device, stack, group] = cell.places;
             Point {
                 region,
@@ -112,8 +117,8 @@ impl Grounds {
                 common_mode: 0.0,
                 disturbance: 0.0,
                 counted: [[observed, cell.expected]; HORIZONS],
-                residual: [0.0, cell.long[0]],
-                poisson: [poisson, cell.long[1]],
+                residual,
+                poisson,
                 explained: 0.0,
             }
         };
@@ -127,7 +132,8 @@ impl Grounds {
     fn leftover(&self, peers_by: f64) -> ([f64; HORIZONS], f64) {
         let points = self.points(peers_by);
         let members: Vec<usize> = (0..points.len()).filter(|index| self.cells[*index].inside).collect();
-        let pooled = [0, 1].map(|horizon| scopes::pool(&points, &members, horizon));
+        let pooled: [scopes::Sums; HORIZONS] =
+            std::array::from_fn(|horizon| scopes::pool(&points, &members, horizon));
         (pooled.map(|it| it.shift), pooled[0].common_mode)
     }
 }
@@ -223,7 +229,8 @@ impl Basis {
         }
         derivation.compare("observed", round(sums.0), evidence.observed);
         derivation.compare("expected", round(sums.1), evidence.expected);
-        let ([now, long], common_mode) = grounds.leftover(0.0);
+        let (leftover, common_mode) = grounds.leftover(0.0);
+        let now = leftover[0];
         match self.finding.source {
             Source::Common => {
                 // The size of an event is measured as if each cell felt all of it.
@@ -236,7 +243,7 @@ impl Basis {
                 );
             }
             // A cell that a broader scope explained first shows only what that left.
-            _ if round(now) == evidence.residual || round(long) == evidence.residual => {
+            _ if leftover.iter().any(|left| round(*left) == evidence.residual) => {
                 derivation.checked.push("the leftover and the common mode, from the cells".into());
                 if round(now) == evidence.residual {
                     derivation.compare("common mode", round(common_mode), evidence.common_mode);
@@ -297,7 +304,7 @@ impl Basis {
         if self.finding.source == Source::Common || outside.is_empty() || !grounds.complete {
             return None;
         }
-        let ([now, _], common_mode) = grounds.leftover(evidence.residual);
+        let ([now, ..], common_mode) = grounds.leftover(evidence.residual);
         let deviation = evidence.tolerance / self.judgement.significance;
         let significance = if deviation > 0.0 { now.abs() / deviation } else { 0.0 };
         let (residual, common_mode, significance) = (round(now), round(common_mode), round(significance));

@@ -177,7 +177,7 @@ fn shape(finding: &Finding, fleet: &Fleet) -> [f64; HISTORY_WINDOWS] {
     shape
 }
 
-fn cosine(a: &[f64; HISTORY_WINDOWS], b: &[f64; HISTORY_WINDOWS]) -> f64 {
+pub(crate) fn cosine(a: &[f64; HISTORY_WINDOWS], b: &[f64; HISTORY_WINDOWS]) -> f64 {
     let dot = |x: &[f64; HISTORY_WINDOWS], y: &[f64; HISTORY_WINDOWS]| {
         x.iter().zip(y).map(|(p, q)| p * q).sum::<f64>()
     };

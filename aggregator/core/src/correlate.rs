@@ -12,13 +12,19 @@ const PSEUDO_COUNT: f64 = 0.5;
 const LOG_RATIO_MAX: f64 = 7.0;
 /// Noise assumed of every cell besides counting, so that a huge cell does not outvote all others.
 const CELL_NOISE: f64 = 0.1;
-/// How much the decayed sums keep from one window to the next: they cover about four windows.
-pub(crate) const LONG_KEEP: f64 = 0.75;
 /// Devices from which they can stand in as peers when a region has one stack only.
 const DEVICES_AS_PEERS_MIN: usize = 3;
 
-/// The two horizons that a cell is judged on: the window alone, and the decayed sums of the latest windows.
-pub(crate) const HORIZONS: usize = 2;
+/// The horizons that a cell is judged on: the window alone, and decayed sums over the latest four windows and the latest
+/// twelve or so, for what is too small or too slow to show in one.
+pub(crate) const HORIZONS: usize = 3;
+/// How much each keeps from one window to the next.
+pub(crate) const KEEP: [f64; HORIZONS] = [0.0, 0.75, 0.92];
+
+/// Variance from counting of decayed sums, as a share of that of a single window with the same expectation.
+pub(crate) const fn decayed_variance(horizon: usize) -> f64 {
+    1.0 / (1.0 + KEEP[horizon])
+}
 
 /// One cell's metric in one window. Places are ranks in order of names.
 #[derive(Clone, Debug)]
@@ -195,7 +201,7 @@ fn weighted_median(sorted: impl Iterator<Item = (f64, f64)> + Clone) -> Option<f
 }
 
 /// What a majority shares: the median; between two middle values the one nearer to zero, or zero when they disagree.
-fn shared(values: &mut [f64]) -> f64 {
+pub(crate) fn shared(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     let count = values.len();
     if count == 0 {

@@ -1,7 +1,8 @@
 //! Dependencies that nobody declared: stacks that keep failing together, learned from history.
 //!
-//! It must never take an event for a failure: only what people were to be notified of counts. The hard case is chance:
-//! two stacks that fail in the same region within two windows of each other count once, and depend from twice on.
+//! It must never take an event for a failure: only what people were to be notified of counts, and nothing while a
+//! maintenance is on. The hard case is chance: two stacks that fail in the same region within two windows of each other count
+//! once, in however many regions they do, and depend from twice on, until that was long ago.
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,9 @@ const TOGETHER_WINDOWS: i64 = 2;
 const OVER_WINDOWS: i64 = 12;
 /// Times that two stacks have to fail together.
 const TIMES_MIN: u16 = 2;
-/// Pairs remembered; further ones are not learned.
+/// Times together are forgotten after so long without another.
+const FORGOTTEN_MS: i64 = 90 * 86_400_000;
+/// Pairs remembered; of further ones, the pair gives way that failed together longest ago.
 const PAIRS_MAX: usize = 4_096;
 
 /// One stack failing in one region.
@@ -23,20 +26,39 @@ struct Run {
     stack: u16,
     began: WallMs,
     seen: WallMs,
+    /// The width of its region's windows.
+    #[serde(default)]
+    window_ms: u32,
 }
 
-/// Which stacks failed together, and how often. 24 bytes for each failure under way, 6 for each pair.
+impl Run {
+    /// Windows of its own width from `from` to `at`.
+    fn windows(&self, from: WallMs, at: WallMs) -> i64 {
+        at.ms_since(from) / i64::from(self.window_ms.max(1))
+    }
+}
+
+/// Two stacks that failed together: how often, and when last.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Pair {
+    stacks: (u16, u16),
+    times: u16,
+    at: WallMs,
+}
+
+/// Which stacks failed together, and how often. 32 bytes for each failure under way, 16 for each pair.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Dependencies {
     runs: Vec<Run>,
-    times: Vec<((u16, u16), u16)>,
+    #[serde(default)]
+    pairs: Vec<Pair>,
 }
 
 impl Dependencies {
     /// Takes the stacks that fail as a whole in `region` in the window that begins at `at`.
     pub(crate) fn observe(&mut self, region: u16, failing: &BTreeSet<u16>, at: WallMs, window_ms: u32) {
-        let windows = |from: WallMs| at.ms_since(from) / i64::from(window_ms.max(1));
-        self.runs.retain(|run| windows(run.seen) <= OVER_WINDOWS);
+        // Other regions may be hours behind or ahead, and have windows of another width.
+        self.runs.retain(|run| run.region != region || run.windows(run.seen, at) <= OVER_WINDOWS);
         for stack in failing {
             let known = self.runs.iter_mut().find(|run| run.region == region && run.stack == *stack);
             if let Some(run) = known {
@@ -44,25 +66,36 @@ impl Dependencies {
                 continue;
             }
             let others = self.runs.iter().filter(|run| run.region == region);
-            let together = others.filter(|run| windows(run.began) <= TOGETHER_WINDOWS).map(|run| run.stack);
+            let together = others.filter(|run| run.windows(run.began, at) <= TOGETHER_WINDOWS);
             let pairs: Vec<(u16, u16)> =
-                together.map(|other| (other.min(*stack), other.max(*stack))).collect();
-            pairs.into_iter().for_each(|pair| self.count(pair));
-            self.runs.push(Run { region, stack: *stack, began: at, seen: at });
+                together.map(|run| (run.stack.min(*stack), run.stack.max(*stack))).collect();
+            pairs.into_iter().for_each(|pair| self.count(pair, at, window_ms));
+            self.runs.push(Run { region, stack: *stack, began: at, seen: at, window_ms });
         }
     }
 
-    fn count(&mut self, pair: (u16, u16)) {
-        if let Some((_, times)) = self.times.iter_mut().find(|(known, _)| *known == pair) {
-            *times = times.saturating_add(1);
-        } else if self.times.len() < PAIRS_MAX {
-            self.times.push((pair, 1));
+    /// Counts a failure of both, once for all regions that it hits.
+    fn count(&mut self, stacks: (u16, u16), at: WallMs, window_ms: u32) {
+        let same_ms = OVER_WINDOWS * i64::from(window_ms);
+        self.pairs.retain(|pair| at.ms_since(pair.at) < FORGOTTEN_MS);
+        if let Some(pair) = self.pairs.iter_mut().find(|pair| pair.stacks == stacks) {
+            if at.ms_since(pair.at).abs() > same_ms {
+                pair.times = pair.times.saturating_add(1);
+            }
+            pair.at = pair.at.max(at);
+            return;
         }
+        if self.pairs.len() >= PAIRS_MAX
+            && let Some(oldest) = (0..self.pairs.len()).min_by_key(|place| self.pairs[*place].at)
+        {
+            self.pairs.remove(oldest);
+        }
+        self.pairs.push(Pair { stacks, times: 1, at });
     }
 
     /// Pairs of stacks that depend on something in common, as far as history tells.
     pub(crate) fn pairs(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
-        self.times.iter().filter(|(_, times)| *times >= TIMES_MIN).map(|(pair, _)| *pair)
+        self.pairs.iter().filter(|pair| pair.times >= TIMES_MIN).map(|pair| pair.stacks)
     }
 }
 
@@ -105,5 +138,24 @@ mod tests {
         assert_eq!(groups[&2], 1);
         join(&mut groups, [(0, 3)].into_iter());
         assert_eq!(groups[&3], 3, "three groups stay apart");
+    }
+
+    #[test]
+    fn one_failure_counts_once_in_however_many_regions_and_whatever_their_windows() {
+        let mut learned = Dependencies::default();
+        let both = BTreeSet::from([1, 2]);
+        for step in 0..60_i64 {
+            learned.observe(7, &BTreeSet::new(), WallMs(step * 10_000), 10_000);
+            if step % 30 == 0 {
+                learned.observe(0, &both, WallMs(step * 10_000), 300_000);
+                learned.observe(1, &both, WallMs(step * 10_000), 300_000);
+            }
+        }
+        assert_eq!(learned.pairs().count(), 0, "one failure of ten minutes in two regions is one");
+        learned.observe(0, &both, WallMs(86_400_000), 300_000);
+        assert_eq!(learned.pairs().count(), 1);
+        let later = WallMs(86_400_000 + FORGOTTEN_MS);
+        learned.observe(0, &BTreeSet::from([3, 4]), later, 300_000);
+        assert_eq!(learned.pairs().count(), 0, "what was long ago is forgotten");
     }
 }

@@ -155,6 +155,14 @@ pub struct Evidence {
     /// What the independent stacks of the region share in their traffic; only where a whole region is judged.
     #[serde(with = "rounded", default)]
     pub traffic: f64,
+    /// Log odds that what all stacks of the region share fails, against an event: a failure leaves every cell alike, an
+    /// event acts unevenly. Only where a whole region is judged and errors are not measured.
+    #[serde(with = "rounded", default)]
+    pub evenness: f64,
+    /// Cosine similarity of the leftover's latest windows to how far its peers moved in them: near 1 for what began with
+    /// an event.
+    #[serde(with = "rounded", default)]
+    pub synchrony: f64,
     /// Whether the leftover is well below what it was: a trend that broke and turned back.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub recovering: bool,
@@ -206,6 +214,8 @@ impl Evidence {
             latency: None,
             disturbance: 0.0,
             traffic: 0.0,
+            evenness: 0.0,
+            synchrony: 0.0,
             recovering: false,
             calendar: Vec::new(),
             event_is_live: false,
@@ -233,10 +243,14 @@ impl Evidence {
             &mut self.significance,
             &mut self.significance_threshold,
             &mut self.score,
+            &mut self.disturbance,
+            &mut self.traffic,
+            &mut self.evenness,
+            &mut self.synchrony,
         ] {
             *number = round(*number);
         }
-        if let Some(errors) = &mut self.errors {
+        for errors in [&mut self.errors, &mut self.latency].into_iter().flatten() {
             for number in
                 [&mut errors.inside, &mut errors.outside, &mut errors.significance, &mut errors.threshold]
             {

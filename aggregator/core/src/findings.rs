@@ -7,14 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::alarm::{AlarmSeries, Scope};
 use crate::basis::Grounds;
 use crate::correlate::{CommonMode, HORIZONS, Point, log_ratio};
-use crate::errors;
+use crate::errors::Asked;
 use crate::evidence::{Direction, ErrorEvidence, Evidence};
 use crate::incident::{Finding, Source};
 use crate::judge::Bench;
 use crate::region::{Fleet, HISTORY_WINDOWS};
-use crate::scopes::{ALL, GROUP, Noises, Pooled, ScopeKey};
+use crate::scopes::{ALL, GROUP, Noise, Noises, Pooled, ScopeKey};
 use crate::settings::{MetricSettings, Role};
 use crate::verdict::{self, Ruling};
+use crate::{combine, errors, evenness};
 
 /// Calendar entries named in one evidence.
 const CALENDAR_NAMED_MAX: usize = 5;
@@ -52,7 +53,7 @@ impl Bench<'_> {
 
     fn calendar(&self, fleet: &Fleet, regions: &BTreeSet<u16>) -> Vec<String> {
         let names = regions.iter().map(|region| fleet.names.regions.get(*region));
-        let entries = names.flat_map(|name| self.case.schedule.covering(name, self.window.start));
+        let entries = names.flat_map(|name| self.events(name));
         let described: BTreeSet<String> = entries.map(crate::ScheduleEntry::describe).collect();
         described.into_iter().take(CALENDAR_NAMED_MAX).collect()
     }
@@ -176,7 +177,9 @@ impl Bench<'_> {
             peers: self.peers(fleet, modes, &pooled.regions, &groups, pooled.key),
             errors: weighed.flatten(),
             latency: latency.flatten(),
-            disturbance: pooled.disturbance,
+            disturbance: self.stirred(fleet, pooled.key.metric, &pooled.regions).max(pooled.disturbance),
+            synchrony: synchrony(fleet, pooled.key.metric, &members),
+            significance_threshold: self.asked(noises, pooled.key),
             recovering: judgement.ingredients.derivative && is_recovering(fleet, &members),
             score: self.score(fleet, &cells, pooled.key.metric),
             ..self.evidence(fleet, pooled.key.metric, settings.role, &pooled.regions, &members, pooled.shift)
@@ -193,6 +196,16 @@ impl Bench<'_> {
         let (part, names) = ((settings.role, settings.alarm_on), |p: &Point| fleet.names.of(p.cell()));
         finding.evidence.grounds = Some(Grounds::new(part, &finding.evidence, &compared, &inside, &names));
         Some(Finding { weight: pooled.gain, ..finding })
+    }
+
+    /// The standard deviations that a scope has to show: more where it keeps straying, less once people were told.
+    fn asked(&self, noises: &Noises, key: ScopeKey) -> f64 {
+        let judgement = &self.case.settings.judgement;
+        if self.open_keys.contains(&[key.region, key.device, key.stack]) {
+            return judgement.significance * judgement.hysteresis;
+        }
+        let bar = noises.get(&key).filter(|_| judgement.ingredients.tails).map_or(1.0, Noise::bar);
+        judgement.significance * bar
     }
 
     /// The finding about what the independent stacks of a region share, if it is large enough.
@@ -222,6 +235,10 @@ impl Bench<'_> {
         if !comparable || mode.value.abs() < least || significance < judgement.significance {
             return None;
         }
+        let asked = self.errors_asked(true);
+        let errors = errors::weigh_common(fleet, noises, &self.roles, key.region, &self.groups, asked);
+        let even = errors.is_none() && settings.role == Role::Traffic && judgement.ingredients.evenness;
+        let evenness = if even { evenness::log_odds(mode, &members, noises, key) } else { 0.0 };
         let regions = BTreeSet::from([key.region]);
         let modes = BTreeMap::from([(key.region, mode.clone())]);
         let evidence = Evidence {
@@ -231,7 +248,8 @@ impl Bench<'_> {
             peers: self.peers(fleet, &modes, &regions, &BTreeSet::new(), key),
             disturbance: mode.disturbance,
             traffic: self.traffic_mode(fleet, key.region),
-            errors: errors::weigh_common(fleet, noises, &self.roles, key.region, self.errors_thresholds()),
+            evenness,
+            errors,
             ..self.evidence(fleet, key.metric, settings.role, &regions, &members, mode.value)
         }
         .settled();
@@ -253,9 +271,12 @@ impl Bench<'_> {
         regions: &BTreeSet<u16>,
         cells: &BTreeSet<CellPlace>,
     ) -> Option<ErrorEvidence> {
+        let calm = self.roles.traffic.iter().all(|metric| {
+            self.stirred(fleet, *metric, regions) < self.case.settings.judgement.common_mode_min
+        });
         let regions: Vec<u16> = regions.iter().copied().collect();
         let inside = |r, d, s| cells.contains(&(r, d, s));
-        errors::weigh(fleet, noises, &self.roles, &regions, &inside, self.errors_thresholds())
+        errors::weigh(fleet, noises, &self.roles, &regions, &inside, self.errors_asked(calm))
     }
 
     /// What the independent stacks of a region share in their traffic; 0 when none is measured.
@@ -267,10 +288,14 @@ impl Bench<'_> {
             .fold(0.0, |least: f64, value| if value.abs() > least.abs() { value } else { least })
     }
 
-    /// From where errors count as raised: against others, and without others to compare with.
-    fn errors_thresholds(&self) -> (f64, f64) {
+    /// What is asked of errors to count as raised; `calm` says that no event is on.
+    fn errors_asked(&self, calm: bool) -> Asked {
         let judgement = &self.case.settings.judgement;
-        (judgement.errors_raised, judgement.errors_strongly_raised)
+        Asked {
+            raised: judgement.errors_raised,
+            strongly: judgement.errors_strongly_raised,
+            horizons: if calm { HORIZONS } else { HORIZONS - 1 },
+        }
     }
 
     /// Windows after which people are notified of what lasts and is not explained.
@@ -330,6 +355,21 @@ impl Bench<'_> {
             series,
         }
     }
+}
+
+/// How alike the latest leftovers of these cells are to how far their peers moved in the same windows: the cosine of the
+/// angle between both.
+fn synchrony(fleet: &Fleet, metric: u16, members: &[&Point]) -> f64 {
+    let (mut left, mut moved) = ([0.0_f64; HISTORY_WINDOWS], [0.0_f64; HISTORY_WINDOWS]);
+    for point in members {
+        let Some(region) = fleet.get(point.region) else { continue };
+        let Some(series) = region.series.get(point.series as usize) else { continue };
+        let Some(shared) = region.common_modes.get(&metric) else { continue };
+        left.iter_mut().zip(series.history).for_each(|(sum, it)| *sum += point.expected * f64::from(it));
+        moved.iter_mut().zip(shared.moved).for_each(|(sum, it)| *sum += point.expected * f64::from(it));
+    }
+    left.iter_mut().for_each(|it| *it = it.abs());
+    combine::cosine(&left, &moved)
 }
 
 /// The part of its largest leftover below which a scope is on its way back.

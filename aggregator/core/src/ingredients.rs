@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Which ingredients take part; all of them unless something is being measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ingredients {
     /// What independent stacks share is taken off; without it every cell is judged against its forecast.
     pub common_mode: bool,
@@ -30,6 +31,10 @@ pub struct Ingredients {
     pub neighbours: bool,
     /// Counts are weighed as such where they are small.
     pub counting: bool,
+    /// What falls alike everywhere in a region is a failure of what its stacks share, where errors are not measured.
+    pub evenness: bool,
+    /// A scope that keeps straying from its peers by itself has to show more.
+    pub tails: bool,
 }
 
 impl Default for Ingredients {
@@ -46,13 +51,15 @@ impl Default for Ingredients {
             shapes: true,
             neighbours: true,
             counting: true,
+            evenness: true,
+            tails: true,
         }
     }
 }
 
 impl Ingredients {
     /// Every ingredient by name, with a set that lacks it alone.
-    pub fn ablations() -> [(&'static str, Self); 11] {
+    pub fn ablations() -> [(&'static str, Self); 13] {
         let all = Self::default();
         [
             ("common_mode", Self { common_mode: false, ..all }),
@@ -66,6 +73,8 @@ impl Ingredients {
             ("shapes", Self { shapes: false, ..all }),
             ("neighbours", Self { neighbours: false, ..all }),
             ("counting", Self { counting: false, ..all }),
+            ("evenness", Self { evenness: false, ..all }),
+            ("tails", Self { tails: false, ..all }),
         ]
     }
 }

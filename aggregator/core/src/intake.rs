@@ -9,6 +9,7 @@ use vedette_common::{AgentId, Now, WallMs};
 
 use crate::counts::{Counts, Reason};
 use crate::region::Fleet;
+use crate::scopes::STACKS_MAX;
 use crate::settings::Limits;
 use crate::window::{Deviating, PendingWindow, RegionWindow, Sum};
 
@@ -138,7 +139,8 @@ impl Intake<'_> {
         })?;
         let (names, names_max) = (&mut self.fleet.names, self.limits.cells_per_region_max);
         let device = recall(&mut found.devices, cell.device, || names.devices.intern(device, names_max));
-        let stack = recall(&mut found.stacks, cell.stack, || names.stacks.intern(stack, names_max));
+        let stack =
+            recall(&mut found.stacks, cell.stack, || names.stacks.intern(stack, names_max.min(STACKS_MAX)));
         let (Some(device), Some(stack)) = (device, stack) else {
             self.counts.add(Reason::CellsFull, 1);
             return None;

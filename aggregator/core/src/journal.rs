@@ -15,6 +15,9 @@ use crate::settings::Settings;
 /// The share of common cells from which two scopes are the same trouble.
 const OVERLAP_MIN: f64 = 0.3;
 
+/// How well an incident fits a finding: whether it is live, whether people were told of it, and shared cells.
+type Likeness = ((bool, bool), f64);
+
 /// A cell by its names: region, device, stack.
 pub(crate) type CellNames<'a> = (&'a str, &'a str, &'a str);
 
@@ -161,7 +164,8 @@ impl Journal {
         id
     }
 
-    /// The incident that `finding` goes on with: a live one before an ended one, then the one with most cells in common.
+    /// The incident that `finding` goes on with: one that people were told of before one that is held back, a live one
+    /// before an ended one, then the one with most cells in common.
     fn recognise(&self, finding: &Finding, judged: &Judged<'_>) -> Option<String> {
         // The same metric in the other direction is another trouble; an incident may be told by several metrics in turn.
         let same = |incident: &&Incident| {
@@ -170,9 +174,10 @@ impl Journal {
             incident.source == finding.source && !turned
         };
         let score = |incident: &Incident| {
-            (incident.is_live(), overlap(&incident.scope, &finding.scope, judged.sizes))
+            let told = (incident.is_live(), finding.notify && incident.is(IncidentState::Open));
+            (told, overlap(&incident.scope, &finding.scope, judged.sizes))
         };
-        let mut best: Option<(&Incident, (bool, f64))> = None;
+        let mut best: Option<(&Incident, Likeness)> = None;
         for incident in self.incidents.values().filter(same) {
             let new = score(incident);
             let better = best.is_none_or(|(_, old)| new.0.cmp(&old.0).then(new.1.total_cmp(&old.1)).is_gt());

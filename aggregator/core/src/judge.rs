@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use vedette_common::wire::Scorer;
 
-use crate::alarm::Scope;
-use crate::correlate::{self, CommonMode, HORIZONS, LONG_KEEP, Point, log_ratio};
+use crate::alarm::{IncidentState, Scope};
+use crate::correlate::{self, CommonMode, HORIZONS, Point, decayed_variance, log_ratio};
 use crate::dependency::{self, Dependencies};
 use crate::errors::Roles;
 use crate::evidence::Direction;
-use crate::incident::{Finding, Source};
+use crate::incident::{Finding, Incident, Source};
 use crate::journal::Journal;
 use crate::learned::{self, Effects, Share, ShareKey};
 use crate::region::{Fleet, HISTORY_WINDOWS, Names};
 use crate::schedule::Schedule;
-use crate::scopes::{self, ALL, GROUP, LONG_VARIANCE, Membership, Noise, Noises, Pooled, ScopeKey, Search};
+use crate::scopes::{self, ALL, GROUP, Membership, Noise, Noises, Pooled, ScopeKey, Search};
 use crate::settings::{MetricSettings, Role, Settings};
 use crate::window::PendingWindow;
 use crate::{combine, lone, telemetry, verdict};
@@ -114,8 +114,10 @@ impl Memory {
                 ..Self::default()
             },
         );
-        for (region, part) in &mut parts {
-            part.effects = self.effects.of_region(*region);
+        for (region, share) in self.effects.iter() {
+            if let Some(part) = parts.get_mut(&region) {
+                part.effects.restore(share);
+            }
         }
         for (key, noise) in &self.noise {
             if let Some(part) = parts.get_mut(&key.region) {
@@ -157,7 +159,11 @@ pub(crate) struct Bench<'a> {
     pub(crate) groups: BTreeMap<u16, u16>,
     /// Scopes of leftovers that were told and are not over, and the keys of those that are one scope.
     live: Vec<Scope>,
+    /// Those of them that people were told of.
+    open: Vec<Scope>,
     live_keys: BTreeSet<[u16; 3]>,
+    /// The keys of those that people were told of.
+    pub(crate) open_keys: BTreeSet<[u16; 3]>,
     /// The rank of each device's and each stack's name.
     ranks: (Vec<u16>, Vec<u16>),
 }
@@ -230,8 +236,11 @@ impl<'a> Bench<'a> {
                 .collect()
         };
         let order = fleet.names.regions.sorted();
-        let live = case.journal.iter().filter(|i| i.is_live() && i.source == Source::Leftover);
-        let live: Vec<Scope> = live.map(|incident| incident.scope.clone()).collect();
+        let of = |told: &dyn Fn(&Incident) -> bool| -> Vec<Scope> {
+            let leftovers = case.journal.iter().filter(|i| i.source == Source::Leftover && told(i));
+            leftovers.map(|incident| incident.scope.clone()).collect()
+        };
+        let (live, open) = (of(&Incident::is_live), of(&|i| i.is(IncidentState::Open)));
         let none = BTreeMap::new();
         let declared = if ingredients.dependencies { &case.settings.depends_on } else { &none };
         let mut groups = combine::groups(fleet, declared);
@@ -246,9 +255,11 @@ impl<'a> Bench<'a> {
             regions: order.filter(|region| window.regions.contains_key(region)).collect(),
             roles: Roles { errors, traffic: of_role(Role::Traffic), latency },
             live_keys: live.iter().filter_map(|scope| places(fleet, &groups, scope)).collect(),
+            open_keys: open.iter().filter_map(|scope| places(fleet, &groups, scope)).collect(),
             ranks: (fleet.names.devices.ranks(), fleet.names.stacks.ranks()),
             groups,
             live,
+            open,
         }
     }
 
@@ -318,7 +329,9 @@ impl<'a> Bench<'a> {
         let any = if mode < 0.0 { learned::ANY_DROP } else { learned::ANY_RISE };
         let name = fleet.names.regions.get(region);
         let asked = self.case.settings.judgement.ingredients.calendar;
-        let named = if asked { self.case.schedule.nearest_class(name, self.window.start) } else { None };
+        let maintenance = &self.case.settings.maintenance_classes;
+        let named =
+            if asked { self.case.schedule.nearest_class(name, self.window.start, maintenance) } else { None };
         let class = named.and_then(|class| memory.classes.intern(class, CLASSES_MAX));
         (class.unwrap_or(any), any)
     }
@@ -334,6 +347,9 @@ impl<'a> Bench<'a> {
         found: &[Pooled],
     ) {
         let names = &fleet.names;
+        let of =
+            |(region, mode): (&u16, &CommonMode)| (*region, self.class(fleet, memory, *region, mode.value));
+        let classes: BTreeMap<u16, (u16, u16)> = modes.iter().map(of).collect();
         for (index, point) in points.iter().enumerate() {
             let Some(mode) = modes.get(&point.region).filter(|mode| mode.groups.len() > 1) else { continue };
             let small = mode.value.abs() < LEARNED_MODE_MIN || point.mode.abs() < LEARNED_MODE_MIN;
@@ -348,7 +364,7 @@ impl<'a> Bench<'a> {
             if self.live.iter().any(|scope| scope.holds(cell)) {
                 continue;
             }
-            let (class, any) = self.class(fleet, memory, point.region, mode.value);
+            let (class, any) = classes[&point.region];
             let (region, device, stack) = (point.region, point.device, point.stack);
             let key = ShareKey { class, metric, region, device, stack };
             memory.effects.learn(key, any, point.mode, point.log_ratio, point.poisson[0]);
@@ -360,9 +376,13 @@ impl<'a> Bench<'a> {
         let names = &fleet.names;
         for region in &self.regions {
             let name = names.regions.get(*region);
+            if self.is_maintained(name) {
+                continue;
+            }
             let failing = findings.iter().filter(|f| {
                 let traffic = f.source == Source::Leftover && f.notify && f.evidence.metric_is_traffic;
-                traffic && f.scope.device.is_empty() && f.scope.region.iter().any(|of| of == name)
+                let here = f.scope.region.is_empty() || f.scope.region.iter().any(|of| of == name);
+                traffic && f.scope.device.is_empty() && here
             });
             let stacks = failing.filter(|f| f.scope.stack.len() <= 2).flat_map(|f| &f.scope.stack);
             let failing: BTreeSet<u16> = stacks.filter_map(|stack| names.stacks.find(stack)).collect();
@@ -384,7 +404,14 @@ impl<'a> Bench<'a> {
         let mut membership = memory.memberships.remove(&metric).unwrap_or_default();
         let scopes = membership.of(metric, &points, judgement.ingredients.neighbours);
         let is_live = |key: ScopeKey| self.live_keys.contains(&[key.region, key.device, key.stack]);
-        scopes::learn(&mut memory.noise, scopes, &points, judgement.noise_half_life_windows, &is_live);
+        let sums = scopes::sums(scopes, &points);
+        let covered = self.covered(fleet, &points);
+        // What a live incident explains is no noise: neither of its scope nor of those that lie in it by a quarter.
+        let rests = |place: usize, key: ScopeKey| {
+            let inside = scopes[place].1.iter().filter(|index| covered[**index]).count();
+            is_live(key) || 4 * inside >= scopes[place].1.len().max(1)
+        };
+        scopes::learn(&mut memory.noise, scopes, &sums, judgement.noise_half_life_windows, &rests);
         let allowed = self.allowed(fleet, metric);
         let base = match settings.role {
             Role::Traffic => judgement.significance_with_errors,
@@ -406,13 +433,24 @@ impl<'a> Bench<'a> {
             directions: (matters(Direction::Drop), matters(Direction::Rise)),
         };
         let original = points.clone();
-        let found = search.explain(scopes, &mut points);
+        let shown = search.show(scopes, &sums, &points);
+        let disturbed = |place, key: ScopeKey| rests(place, key) || !self.is_calm(fleet, metric, key.region);
+        scopes::learn_tails(&mut memory.noise, &shown, &sums, &disturbed);
+        let found = search.explain(scopes, shown, &mut points);
         memory.memberships.insert(metric, membership);
         if judgement.ingredients.effects {
             self.learn_effects(fleet, memory, metric, modes, &original, &found);
         }
         let case = (settings, modes, &memory.noise);
         found.iter().filter_map(|pooled| self.leftover(fleet, case, pooled, &original)).collect()
+    }
+
+    /// Which of the points lie in an incident that people were told of and that is not over.
+    fn covered(&self, fleet: &Fleet, points: &[Point]) -> Vec<bool> {
+        let names = &fleet.names;
+        let name =
+            |p: &Point| (names.regions.get(p.region), names.devices.get(p.device), names.stacks.get(p.stack));
+        points.iter().map(|p| self.open.iter().any(|scope| scope.holds(name(p)))).collect()
     }
 
     /// The region's cells of `metric` that take part, by device and stack.
@@ -466,13 +504,39 @@ impl<'a> Bench<'a> {
             let region = fleet.get(*place)?;
             let lingering = region.common_modes.get(&metric).map_or(0.0, |shared| shared.lingering);
             let asked = self.case.settings.judgement.ingredients.calendar;
-            let mut covering = self.case.schedule.covering(names.get(*place), self.window.start);
-            let covered = asked && covering.next().is_some();
+            let covered = asked && self.events(names.get(*place)).next().is_some();
             Some(lingering.max(if covered { announced } else { 0.0 }))
         };
         let mut allowed = vec![None; fleet.regions.len()];
         self.regions.iter().for_each(|place| allowed[usize::from(*place)] = least(place));
         allowed
+    }
+
+    /// Whether nothing from outside moves the region: not now, not a little while ago. Of all regions together nobody knows.
+    fn is_calm(&self, fleet: &Fleet, metric: u16, region: u16) -> bool {
+        let shared = fleet.get(region).and_then(|region| region.common_modes.get(&metric));
+        shared.is_some_and(|shared| shared.stirred < self.case.settings.judgement.common_mode_min)
+    }
+
+    /// How much of a disturbance lingers in `regions`.
+    pub(crate) fn stirred(&self, fleet: &Fleet, metric: u16, regions: &BTreeSet<u16>) -> f64 {
+        let regions = regions.iter().filter_map(|region| fleet.get(*region));
+        let shared = regions.filter_map(|region| region.common_modes.get(&metric));
+        shared.map(|shared| shared.stirred).fold(0.0, f64::max)
+    }
+
+    /// The entries of the calendar that cover `region`. A maintenance is no event: it begins and ends as announced.
+    pub(crate) fn events<'b>(&'b self, region: &'b str) -> impl Iterator<Item = &'b crate::ScheduleEntry> {
+        let maintenance = &self.case.settings.maintenance_classes;
+        let covering = self.case.schedule.covering(region, self.window.start);
+        covering.filter(move |entry| !maintenance.contains(&entry.class))
+    }
+
+    /// Whether a maintenance is on in `region`: what fails then says nothing about dependencies.
+    fn is_maintained(&self, region: &str) -> bool {
+        let maintenance = &self.case.settings.maintenance_classes;
+        let mut covering = self.case.schedule.covering(region, self.window.start);
+        covering.any(|entry| maintenance.contains(&entry.class))
     }
 
     /// Whether an event that was told is not over in one of `regions`.
@@ -511,16 +575,19 @@ fn settle(fleet: &mut Fleet, place: u16, metric: u16, points: &mut [Point], mode
     let Some(region) = fleet.regions.get_mut(usize::from(place)) else { return };
     let peers = u16::try_from(mode.groups.len()).unwrap_or(u16::MAX);
     let window_ms = region.window_ms;
-    region.common_modes.entry(metric).or_default().follow(mode.value, peers, window_ms);
+    region.common_modes.entry(metric).or_default().follow((mode.value, mode.disturbance), peers, window_ms);
     for point in points {
         let Some(series) = region.series.get_mut(point.series as usize) else { continue };
         let factor = point.expected / series.latest.expected;
-        series.decay(LONG_KEEP, factor * point.common_mode.exp());
-        let (long, poisson) = log_ratio(series.long.observed, series.long.expected, counts);
-        // What does not count has no variance of its own: that of the window, over more windows.
-        let poisson = if counts { poisson } else { point.poisson[0] };
-        (point.residual[1], point.poisson[1]) = (long, poisson * LONG_VARIANCE);
-        point.counted[1] = [series.long.observed, series.long.expected];
+        series.decay(factor * point.common_mode.exp());
+        for horizon in 1..HORIZONS {
+            let sum = series.longer[horizon - 1];
+            let (long, poisson) = log_ratio(sum.observed, sum.expected, counts);
+            // What does not count has no variance of its own: that of the window, over more windows.
+            let poisson = if counts { poisson } else { point.poisson[0] };
+            (point.residual[horizon], point.poisson[horizon]) = (long, poisson * decayed_variance(horizon));
+            point.counted[horizon] = [sum.observed, sum.expected];
+        }
         series.residual = point.residual[0];
         series.noise = (point.poisson[0] + 0.01).sqrt();
         series.history.rotate_left(1);

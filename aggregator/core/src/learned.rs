@@ -20,7 +20,7 @@ const SHARE_MAX: f64 = 2.5;
 const UNEVEN_MIN: f64 = 0.12;
 /// Evidence from other regions counts for this part of one's own.
 const ELSEWHERE: f64 = 0.3;
-/// Shares remembered; further ones are not learned. 40 bytes each.
+/// Shares remembered; when they are full, the quarter with the least evidence is forgotten. 40 bytes each.
 const SHARES_MAX: usize = 65_536;
 /// Noise of a cell besides counting, as a log ratio.
 const CELL_NOISE: f64 = 0.1;
@@ -73,10 +73,29 @@ pub(crate) struct Share {
 }
 
 impl Effects {
-    /// What was learned of one region, or of all of them.
-    pub(crate) fn of_region(&self, region: u16) -> Self {
-        let own = self.shares.iter().filter(|(key, _)| key.region == region);
-        Self { shares: own.map(|(key, seen)| (*key, *seen)).collect() }
+    /// Every share with its region, or with that of all.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u16, (ShareKey, Evidenced))> + '_ {
+        self.shares.iter().map(|(key, seen)| (key.region, (*key, *seen)))
+    }
+
+    /// Takes in one share as it was stored.
+    pub(crate) fn restore(&mut self, (key, seen): (ShareKey, Evidenced)) {
+        self.shares.insert(key, seen);
+    }
+
+    /// Makes room: those of which least was seen go, and those of cells that are gone with them sooner or later.
+    fn forget(&mut self) {
+        let mut windows: Vec<f32> = self.shares.values().map(|seen| seen.windows).collect();
+        windows.sort_by(f32::total_cmp);
+        let least = windows.get(windows.len() / 4).copied().unwrap_or(0.0);
+        let mut over = windows.len() / 4;
+        self.shares.retain(|_, seen| {
+            let goes = over > 0 && seen.windows <= least;
+            over -= usize::from(goes);
+            seen.windows *= 0.5;
+            seen.sum *= 0.5;
+            !goes
+        });
     }
 
     /// Every region that something was learned of.
@@ -123,7 +142,7 @@ impl Effects {
             for region in [key.region, ALL] {
                 let place = ShareKey { class: *class, region, ..key };
                 if self.shares.len() >= SHARES_MAX && !self.shares.contains_key(&place) {
-                    continue;
+                    self.forget();
                 }
                 self.shares.entry(place).or_default().add(share, weight);
             }
@@ -161,6 +180,18 @@ mod tests {
         let another = effects.share(ShareKey { class: 9, region: 7, ..CELL }, ANY_DROP, 0.3);
         assert!(another.value < 0.7, "{another:?}");
         assert_eq!(effects.share(ShareKey { device: 0, ..CELL }, ANY_DROP, 0.3), unknown);
+    }
+
+    #[test]
+    fn what_comes_late_is_learned_too() {
+        let mut effects = Effects::default();
+        for number in 0..SHARES_MAX as u32 {
+            let key = ShareKey { device: (number >> 8) as u16, stack: (number & 0xff) as u16, ..CELL };
+            effects.learn(key, ANY_DROP, -0.5, -0.25, 0.001);
+        }
+        assert!(effects.shares.len() <= SHARES_MAX);
+        let last = ShareKey { device: 255, stack: 255, ..CELL };
+        assert!(effects.shares.contains_key(&last), "the last is known");
     }
 
     #[test]

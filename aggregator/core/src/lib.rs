@@ -17,6 +17,7 @@ pub mod counts;
 mod dependency;
 pub mod effect;
 mod errors;
+mod evenness;
 pub mod evidence;
 mod findings;
 pub mod footprint;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use vedette_common::WallMs;
 
+use crate::correlate::HORIZONS;
 use crate::counts::{Counts, Reason};
 use crate::settings::Limits;
 use crate::window::Sum;
@@ -90,7 +91,7 @@ pub(crate) struct Cell {
     pub(crate) usual_gap: u16,
 }
 
-/// One metric of one cell. About 150 bytes.
+/// One metric of one cell. About 180 bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Series {
     pub(crate) cell: u32,
@@ -99,8 +100,10 @@ pub(crate) struct Series {
     pub(crate) age: u32,
     /// The latest window.
     pub(crate) latest: Sum,
-    /// Decayed sums over the latest windows, the expectation moved by the common mode.
-    pub(crate) long: Sum,
+    /// Decayed sums over the latest windows, by horizon after that of the window alone; the expectation moved by the
+    /// common mode.
+    #[serde(default)]
+    pub(crate) longer: [Sum; HORIZONS - 1],
     /// The latest residuals, the newest last.
     pub(crate) history: [f32; HISTORY_WINDOWS],
     /// What was left over in the latest window, and one standard deviation of its noise.
@@ -123,16 +126,39 @@ pub(crate) struct Shared {
     /// The size of the common mode, fading: an event is not over for everybody at once, and forecasts that took some of
     /// it in are off for a while.
     pub(crate) lingering: f64,
+    /// How far most stacks have moved, in whatever direction and much further than usual, fading likewise.
+    #[serde(default)]
+    pub(crate) stirred: f64,
+    /// How far most stacks have moved, in whatever direction, in the mean.
+    #[serde(default)]
+    usual: f64,
+    /// The same in the latest windows, the newest last.
+    #[serde(default)]
+    pub(crate) moved: [f32; HISTORY_WINDOWS],
 }
 
 impl Shared {
     /// The time in which what lingers halves.
     const HALF_LIFE_MS: f64 = 1_800_000.0;
 
-    /// Takes the common mode of the next window.
-    pub(crate) fn follow(&mut self, value: f64, peers: u16, window_ms: u32) {
+    /// How many times as far as usual stacks have to move to be disturbed, and how fast the usual is learned.
+    const DISTURBED: f64 = 4.0;
+    const USUAL_RATE: f64 = 1.0 / 288.0;
+
+    /// Takes the common mode of the next window, and how far most stacks have moved in it.
+    pub(crate) fn follow(&mut self, (value, disturbance): (f64, f64), peers: u16, window_ms: u32) {
         let kept = (-f64::from(window_ms) / Self::HALF_LIFE_MS).exp2();
-        *self = Self { value, peers, lingering: value.abs().max(kept * self.lingering) };
+        let disturbed = if disturbance > Self::DISTURBED * self.usual { disturbance } else { 0.0 };
+        self.lingering = value.abs().max(kept * self.lingering);
+        self.stirred = value.abs().max(disturbed).max(kept * self.stirred);
+        let known =
+            if self.usual > 0.0 { disturbance.min(Self::DISTURBED * self.usual) } else { disturbance };
+        self.usual += Self::USUAL_RATE * (known - self.usual);
+        self.moved.rotate_left(1);
+        #[allow(clippy::cast_possible_truncation, reason = "a log ratio within 14 of zero")]
+        let latest = disturbance as f32;
+        self.moved[HISTORY_WINDOWS - 1] = latest;
+        (self.value, self.peers) = (value, peers);
     }
 }
 
@@ -239,7 +265,7 @@ impl Series {
             metric,
             age: 0,
             latest: Sum { observed: 0.0, expected: 0.0, count: 0 },
-            long: Sum { observed: 0.0, expected: 0.0, count: 0 },
+            longer: [Sum { observed: 0.0, expected: 0.0, count: 0 }; HORIZONS - 1],
             history: [0.0; HISTORY_WINDOWS],
             residual: 0.0,
             noise: 0.0,

@@ -2,6 +2,8 @@
 //!
 //! It must never parse a calendar; entries arrive expanded. The hard case is an entry whose times are a little wrong:
 //! it covers a margin on both sides, and weighs only where the numbers agree with it.
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use vedette_common::WallMs;
 
@@ -118,17 +120,26 @@ impl Schedule {
 const SCHEDULE_REACH_MS: i64 = 3 * 3_600_000;
 
 impl Schedule {
-    /// The class of the entry nearest to `at` in `region`, if one is within reach: what is going on, if anything is.
-    pub(crate) fn nearest_class<'a>(&'a self, region: &'a str, at: WallMs) -> Option<&'a str> {
+    /// The class of the entry nearest to `at` in `region`, if one is within reach: what is going on, if anything is. Of
+    /// several that are on it is the shortest: a final within a month of sales is the final. Entries of the classes
+    /// `without` are left out.
+    pub(crate) fn nearest_class<'a>(
+        &'a self,
+        region: &'a str,
+        at: WallMs,
+        without: &BTreeSet<String>,
+    ) -> Option<&'a str> {
         let reach = self.longest_ms.saturating_add(SCHEDULE_REACH_MS);
         let first = self.entries.partition_point(|entry| entry.from.plus_ms(reach) < at);
         let last = self.entries.partition_point(|entry| entry.from.plus_ms(-SCHEDULE_REACH_MS) <= at);
         let here = self.entries[first.min(last)..last]
             .iter()
-            .filter(|entry| entry.region.as_deref().is_none_or(|name| name == region));
+            .filter(|entry| entry.region.as_deref().is_none_or(|name| name == region))
+            .filter(|entry| !without.contains(&entry.class));
         let distance = |entry: &ScheduleEntry| entry.from.ms_since(at).max(at.ms_since(entry.until)).max(0);
         let near = here.map(|entry| (distance(entry), entry)).filter(|(far, _)| *far <= SCHEDULE_REACH_MS);
-        near.min_by_key(|(far, _)| *far).map(|(_, entry)| entry.class.as_str())
+        near.min_by_key(|(far, entry)| (*far, entry.until.ms_since(entry.from)))
+            .map(|(_, entry)| entry.class.as_str())
     }
 }
 
@@ -164,8 +175,20 @@ mod tests {
         assert_eq!(hits("uk", 12 * HOUR + SCHEDULE_MARGIN_MS - 1), 2);
         assert_eq!(hits("uk", 12 * HOUR + SCHEDULE_MARGIN_MS), 1);
         assert_eq!(hits("uk", 60 * HOUR), 0);
-        assert_eq!(schedule.nearest_class("uk", WallMs(50 * HOUR)), Some("football"));
-        assert_eq!(schedule.nearest_class("uk", WallMs(60 * HOUR)), None);
+        let nearest = |at, without: &BTreeSet<String>| schedule.nearest_class("uk", WallMs(at), without);
+        assert_eq!(nearest(50 * HOUR, &BTreeSet::new()), Some("football"));
+        assert_eq!(nearest(50 * HOUR, &BTreeSet::from(["football".into()])), None);
+        assert_eq!(nearest(60 * HOUR, &BTreeSet::new()), None);
+    }
+
+    #[test]
+    fn of_several_that_are_on_the_shortest_names_the_class() {
+        let sales = ScheduleEntry { class: "sales".into(), ..entry(0, 700 * HOUR, None) };
+        let entries = vec![sales, entry(100 * HOUR, 102 * HOUR, Some("uk"))];
+        let schedule = Schedule::new(entries, 100, &mut Counts::default());
+        let nearest = |at| schedule.nearest_class("uk", WallMs(at), &BTreeSet::new());
+        assert_eq!(nearest(101 * HOUR), Some("football"));
+        assert_eq!(nearest(50 * HOUR), Some("sales"));
     }
 
     #[test]

@@ -6,13 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::correlate::{HORIZONS, LONG_KEEP, Point};
+use crate::correlate::{HORIZONS, Point, decayed_variance};
 use crate::counting::{deviance, together};
 
 /// Stands for every region, device or stack in a [`ScopeKey`].
 pub(crate) const ALL: u16 = u16::MAX;
 /// Marks the stack of a key as the first of a group that shares a dependency.
 pub(crate) const GROUP: u16 = 0x8000;
+/// Stacks that have a place: the places above mark groups.
+pub(crate) const STACKS_MAX: usize = GROUP as usize;
 /// Scopes explained in one window and metric at most.
 const SCOPES_MAX: usize = 16;
 /// The share of a scope's weight that must deviate like the scope.
@@ -20,6 +22,13 @@ const COHERENCE_MIN: f64 = 0.7;
 /// Noise of a scope before any was learned, and the least it can come to.
 const NOISE_FIRST: f64 = 0.12;
 const NOISE_MIN: f64 = 0.02;
+/// What a scope strays by is learned: as standard deviations that are usual, the share of windows that may pass, the
+/// logarithm that one of them moves the bar by and the largest that it comes to, and the windows before it is begun.
+const TAIL_USUAL: f64 = 4.5;
+const TAIL_RARE: f64 = 1e-4;
+const TAIL_STEP: f64 = 0.06;
+const TAIL_MAX: f64 = 1.2;
+const TAIL_WINDOWS_MIN: u32 = 2_000;
 /// A window moves the learned noise by at most this many standard deviations.
 const NOISE_CLIP: f64 = 3.0;
 /// How far a cell may follow peers that move in different directions, as a share of their movement.
@@ -50,22 +59,49 @@ impl ScopeKey {
     }
 }
 
-/// The learned noise of one scope: variance of its pooled leftover beyond counting, by horizon. 24 bytes.
+/// The learned noise of one scope: variance of its pooled leftover beyond counting, by horizon. 48 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Noise {
     windows: u32,
+    #[serde(with = "by_horizon")]
     variance: [f64; HORIZONS],
+    /// Logarithm of how much further than usual noise its leftover strays now and then.
+    #[serde(default)]
+    tail: f64,
+    /// Whether it strays at the moment.
+    #[serde(default)]
+    strays: bool,
 }
 
 impl Default for Noise {
     fn default() -> Self {
-        Self { windows: 0, variance: [NOISE_FIRST * NOISE_FIRST; HORIZONS] }
+        Self { windows: 0, variance: [NOISE_FIRST * NOISE_FIRST; HORIZONS], tail: 0.0, strays: false }
     }
 }
 
 impl Noise {
     pub(crate) fn variance(&self, horizon: usize) -> f64 {
         self.variance[horizon].max(NOISE_MIN * NOISE_MIN)
+    }
+
+    /// How many times as many standard deviations as usual this scope has to show: more than one where it keeps straying
+    /// far from its peers by itself.
+    pub(crate) fn bar(&self) -> f64 {
+        self.tail.exp()
+    }
+
+    /// Follows the deviation that one window in ten thousand passes (Robbins and Monro, 1951): each that passes the bar
+    /// raises it, each that does not lowers it a little. Call it for windows in which no event is on.
+    fn learn_tail(&mut self, significance: f64) {
+        if self.windows < TAIL_WINDOWS_MIN {
+            return;
+        }
+        let bar = TAIL_USUAL * self.bar();
+        // However long it strays, it strays once.
+        let passes = significance > bar && !self.strays;
+        self.strays = significance > if self.strays { 0.5 * bar } else { bar };
+        let step = if passes { TAIL_STEP * (1.0 - TAIL_RARE) } else { -TAIL_STEP * TAIL_RARE };
+        self.tail = (self.tail + step).clamp(0.0, TAIL_MAX);
     }
 
     /// Learns from a pooled leftover whose known variance is `known`; outliers move it by a bounded step only.
@@ -82,6 +118,31 @@ impl Noise {
     }
 }
 
+/// The part of a shift over many windows that the latest ones must show too.
+const AGREES_MIN: f64 = 0.5;
+
+/// Variances as a list that may be shorter than there are horizons: it was stored when there were fewer.
+mod by_horizon {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{HORIZONS, NOISE_FIRST};
+
+    pub(super) fn serialize<S: Serializer>(
+        variance: &[f64; HORIZONS],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        variance.as_slice().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<[f64; HORIZONS], D::Error> {
+        let stored = Vec::<f64>::deserialize(deserializer)?;
+        let last = stored.last().copied().unwrap_or(NOISE_FIRST * NOISE_FIRST);
+        Ok(std::array::from_fn(|horizon| stored.get(horizon).copied().unwrap_or(last)))
+    }
+}
+
 /// The learned noise of every scope.
 pub(crate) type Noises = BTreeMap<ScopeKey, Noise>;
 
@@ -93,6 +154,8 @@ pub(crate) struct Pooled {
     pub(crate) members: Vec<usize>,
     /// The pooled leftover, as a log ratio, of the horizon that shows it best.
     pub(crate) shift: f64,
+    /// That horizon.
+    horizon: usize,
     /// One standard deviation of it, unevenness included.
     pub(crate) deviation: f64,
     /// `shift` in standard deviations.
@@ -113,6 +176,7 @@ impl Pooled {
             key,
             members: Vec::new(),
             shift: 0.0,
+            horizon: 0,
             deviation: 1.0,
             significance: 0.0,
             common_mode: 0.0,
@@ -237,6 +301,16 @@ pub(crate) fn pool(points: &[Point], members: &[usize], horizon: usize) -> Sums 
     sums
 }
 
+/// What the members of a scope come to at every horizon.
+pub(crate) fn pool_all(points: &[Point], members: &[usize]) -> [Sums; HORIZONS] {
+    std::array::from_fn(|horizon| pool(points, members, horizon))
+}
+
+/// What the members of each scope come to.
+pub(crate) fn sums(scopes: &Scopes, points: &[Point]) -> Vec<[Sums; HORIZONS]> {
+    scopes.iter().map(|(_, members)| pool_all(points, members)).collect()
+}
+
 impl Sums {
     /// The leftover in standard deviations, when all noise but that of counting has the deviation `other`.
     fn significance(&self, horizon: usize, counts: bool, other: f64) -> f64 {
@@ -244,8 +318,7 @@ impl Sums {
             return self.shift.abs() / (self.counting + other * other).sqrt();
         }
         let [observed, expected] = self.counted;
-        let scale = if horizon == 0 { 1.0 } else { LONG_VARIANCE.sqrt() };
-        let counted = deviance(observed, expected) / scale;
+        let counted = deviance(observed, expected) / decayed_variance(horizon).sqrt();
         // A few large cells that stay where they were outweigh small ones that did not, or the other way round.
         if counted * self.shift <= 0.0 { 0.0 } else { together(counted.abs(), self.shift.abs() / other) }
     }
@@ -256,18 +329,29 @@ const CELL_SPREAD: f64 = 0.08;
 
 impl Search<'_> {
     /// What the scope shows, at the horizon that shows it best. Members and regions are filled in once it is chosen.
-    fn pool(&self, key: ScopeKey, noise: &Noise, members: &[usize], points: &[Point]) -> Pooled {
+    fn pool(
+        &self,
+        key: ScopeKey,
+        noise: &Noise,
+        members: &[usize],
+        points: &[Point],
+        by_horizon: &[Sums; HORIZONS],
+    ) -> Pooled {
         let explained = members.iter().map(|i| points[*i].explained.abs()).fold(0.0, f64::max);
         let allowed = members.iter().filter_map(|i| *self.allowed.get(usize::from(points[*i].region))?);
         let allowed = allowed.sum::<f64>() / members.len().max(1) as f64;
         let mut best = Pooled::nothing(key);
-        let mut now = 0.0;
-        for horizon in 0..HORIZONS {
-            let sums = pool(points, members, horizon);
-            if horizon == 0 {
-                now = sums.shift;
-            }
+        let mut later = [0.0; HORIZONS];
+        for (horizon, sums) in by_horizon.iter().enumerate() {
             let shift = sums.shift;
+            // Past windows count only while all those after them agree: what is over fades from sight at once.
+            if later.iter().take(horizon).any(|it| it * shift.signum() < AGREES_MIN * shift.abs()) {
+                break;
+            }
+            later[horizon] = shift;
+            if !self.matters(shift) {
+                continue;
+            }
             // Where peers move in different directions nobody can say how much of it a cell should feel.
             let torn = if self.torn {
                 UNEVEN_TORN * (sums.disturbance - sums.common_mode.abs()).max(0.0)
@@ -278,35 +362,55 @@ impl Search<'_> {
                 sums.uneven * sums.common_mode.abs().max(allowed) + torn + UNEVEN_EXPLAINED * explained;
             let other = (noise.variance(horizon) + uneven * uneven).sqrt();
             let significance = sums.significance(horizon, self.counts, other);
-            // Past windows count only while the present one agrees with them.
-            let agrees = now * shift.signum() >= 0.5 * shift.abs();
-            if agrees && significance > best.significance {
+            if significance > best.significance {
                 let spread = uneven * uneven * sums.weights / (members.len().max(1) as f64);
                 let gain = 0.5 * shift * shift * sums.weights / (1.0 + spread);
                 let deviation = shift.abs() / significance;
                 let (common_mode, disturbance) = (sums.common_mode, sums.disturbance);
                 let nothing = Pooled::nothing(key);
-                best = Pooled { shift, deviation, significance, common_mode, disturbance, gain, ..nothing };
+                best = Pooled {
+                    shift,
+                    horizon,
+                    deviation,
+                    significance,
+                    common_mode,
+                    disturbance,
+                    gain,
+                    ..nothing
+                };
             }
         }
         best
     }
 
-    fn qualifies(&self, pooled: &Pooled, members: &[usize], points: &[Point]) -> bool {
-        let wanted = if pooled.shift < 0.0 { self.directions.0 } else { self.directions.1 };
-        wanted
-            && pooled.shift.abs() >= self.residual_min
-            && pooled.significance >= (self.needed)(pooled.key)
-            && is_coherent(pooled.shift, members, points)
+    fn matters(&self, shift: f64) -> bool {
+        let wanted = if shift < 0.0 { self.directions.0 } else { self.directions.1 };
+        wanted && shift.abs() >= self.residual_min
     }
 
-    /// The fewest scopes that explain what is left over, the best supported first.
-    pub(crate) fn explain(&self, scopes: &Scopes, points: &mut [Point]) -> Vec<Pooled> {
-        let pool = |place: usize, points: &[Point]| {
+    fn qualifies(&self, pooled: &Pooled, members: &[usize], points: &[Point]) -> bool {
+        self.matters(pooled.shift)
+            && pooled.significance >= (self.needed)(pooled.key)
+            && is_coherent(pooled, members, points)
+    }
+
+    /// What each scope shows by itself; `sums` is what its members come to.
+    pub(crate) fn show(&self, scopes: &Scopes, sums: &[[Sums; HORIZONS]], points: &[Point]) -> Vec<Pooled> {
+        let all = scopes.iter().zip(sums).zip(self.noise);
+        all.map(|(((key, members), sums), noise)| self.pool(*key, noise, members, points, sums)).collect()
+    }
+
+    /// The fewest scopes that explain what is left over, the best supported first, from what each shows by itself.
+    pub(crate) fn explain(
+        &self,
+        scopes: &Scopes,
+        mut shown: Vec<Pooled>,
+        points: &mut [Point],
+    ) -> Vec<Pooled> {
+        let pool = |place: usize, points: &[Point], sums: &[Sums; HORIZONS]| {
             let (key, members): &(ScopeKey, Vec<usize>) = &scopes[place];
-            self.pool(*key, &self.noise[place], members, points)
+            self.pool(*key, &self.noise[place], members, points, sums)
         };
-        let mut shown: Vec<Pooled> = (0..scopes.len()).map(|place| pool(place, points)).collect();
         let mut found: Vec<Pooled> = Vec::new();
         while found.len() < SCOPES_MAX {
             let mut best: Option<usize> = None;
@@ -325,7 +429,7 @@ impl Search<'_> {
             best.members.iter().for_each(|index| touched[*index] = true);
             for (place, (_, members)) in scopes.iter().enumerate() {
                 if members.iter().any(|index| touched[*index]) {
-                    shown[place] = pool(place, points);
+                    shown[place] = pool(place, points, &pool_all(points, members));
                 }
             }
             found.push(best);
@@ -352,19 +456,20 @@ fn regions_alike(pooled: &Pooled, points: &[Point]) -> BTreeSet<u16> {
     let alike = |region: &u16| {
         let slice: Vec<usize> =
             pooled.members.iter().copied().filter(|i| points[*i].region == *region).collect();
-        pool(points, &slice, 0).shift * pooled.shift.signum() >= 0.4 * pooled.shift.abs()
+        pool(points, &slice, pooled.horizon).shift * pooled.shift.signum() >= 0.4 * pooled.shift.abs()
     };
     let kept: BTreeSet<u16> = regions.iter().copied().filter(alike).collect();
     if kept.is_empty() { regions } else { kept }
 }
 
 /// Whether most of the scope's weight deviates like the whole.
-fn is_coherent(shift: f64, members: &[usize], points: &[Point]) -> bool {
+fn is_coherent(pooled: &Pooled, members: &[usize], points: &[Point]) -> bool {
+    let (shift, horizon) = (pooled.shift, pooled.horizon);
     let (mut alike, mut total) = (0.0, 0.0);
     for point in members.iter().map(|index| &points[*index]) {
-        let weight = 1.0 / (point.poisson[0] + CELL_SPREAD * CELL_SPREAD);
+        let weight = 1.0 / (point.poisson[horizon] + CELL_SPREAD * CELL_SPREAD);
         total += weight;
-        if point.residual[0] * shift.signum() >= 0.4 * shift.abs() {
+        if point.residual[horizon] * shift.signum() >= 0.4 * shift.abs() {
             alike += weight;
         }
     }
@@ -375,21 +480,17 @@ fn is_coherent(shift: f64, members: &[usize], points: &[Point]) -> bool {
 pub(crate) fn learn(
     noise: &mut Noises,
     scopes: &Scopes,
-    points: &[Point],
+    sums: &[[Sums; HORIZONS]],
     half_life_windows: f64,
-    rests: &dyn Fn(ScopeKey) -> bool,
+    rests: &dyn Fn(usize, ScopeKey) -> bool,
 ) {
     let Some(metric) = scopes.first().map(|(key, _)| key.metric) else { return };
     let mut known_noise = noise.range_mut(ScopeKey::all_of(metric)).peekable();
     let mut new = Vec::new();
-    for (key, members) in scopes.iter().filter(|(key, _)| !rests(*key)) {
-        let (mut shifts, mut known) = ([0.0; HORIZONS], [0.0; HORIZONS]);
-        for horizon in 0..HORIZONS {
-            let sums = pool(points, members, horizon);
-            let uneven = sums.uneven * sums.common_mode;
-            shifts[horizon] = sums.shift;
-            known[horizon] = sums.counting + uneven * uneven;
-        }
+    let all = scopes.iter().zip(sums).enumerate();
+    for (_, ((key, _), sums)) in all.filter(|(place, ((key, _), _))| !rests(*place, *key)) {
+        let shifts = sums.map(|sums| sums.shift);
+        let known = sums.map(|sums| sums.counting + (sums.uneven * sums.common_mode).powi(2));
         // Both are in order of their keys, so that one walk finds every scope's noise.
         while known_noise.next_if(|(other, _)| *other < key).is_some() {}
         match known_noise.next_if(|(other, _)| *other == key) {
@@ -404,6 +505,26 @@ pub(crate) fn learn(
     noise.extend(new);
 }
 
+/// Learns how far scopes stray by themselves, from what each of them shows.
+pub(crate) fn learn_tails(
+    noise: &mut Noises,
+    shown: &[Pooled],
+    sums: &[[Sums; HORIZONS]],
+    rests: &dyn Fn(usize, ScopeKey) -> bool,
+) {
+    let Some(metric) = shown.first().map(|pooled| pooled.key.metric) else { return };
+    let mut known = noise.range_mut(ScopeKey::all_of(metric)).peekable();
+    let all = shown.iter().zip(sums).enumerate();
+    for (_, (pooled, sums)) in all.filter(|(place, (pooled, _))| !rests(*place, pooled.key)) {
+        while known.next_if(|(other, _)| **other < pooled.key).is_some() {}
+        // How far counts stray is known; it is learned of what strays for other reasons.
+        let own = known.next_if(|(other, _)| **other == pooled.key);
+        if let Some((_, noise)) = own.filter(|(_, noise)| sums[0].counting < noise.variance(0)) {
+            noise.learn_tail(pooled.significance);
+        }
+    }
+}
+
 /// What is learned of the noise of each of `scopes`, in their order.
 pub(crate) fn noises(noise: &Noises, scopes: &Scopes) -> Vec<Noise> {
     let Some(metric) = scopes.first().map(|(key, _)| key.metric) else { return Vec::new() };
@@ -414,9 +535,6 @@ pub(crate) fn noises(noise: &Noises, scopes: &Scopes) -> Vec<Noise> {
     };
     scopes.iter().map(|(key, _)| of(key)).collect()
 }
-
-/// Variance from counting of decayed sums, as a share of that of a single window with the same expectation.
-pub(crate) const LONG_VARIANCE: f64 = 1.0 / (1.0 + LONG_KEEP);
 
 #[cfg(test)]
 mod tests {
@@ -452,7 +570,7 @@ mod tests {
             for p in &mut points {
                 let observed = 1000.0 * p.log_ratio.exp();
                 p.counted = [[observed, 1000.0 * p.common_mode.exp()]; HORIZONS];
-                p.residual[1] = p.residual[0];
+                p.residual = [p.residual[0]; HORIZONS];
             }
             all.extend(points);
         }
@@ -463,7 +581,8 @@ mod tests {
         let mut noise = BTreeMap::new();
         let quiet = lattice(|_, _, _| 0.0);
         for _ in 0..500 {
-            learn(&mut noise, &members(0, &quiet), &quiet, 288.0, &|_| false);
+            let scopes = members(0, &quiet);
+            learn(&mut noise, &scopes, &sums(&scopes, &quiet), 288.0, &|_, _| false);
         }
         let scopes = members(0, &points);
         let search = Search {
@@ -475,7 +594,8 @@ mod tests {
             residual_min: 0.2,
             directions: (true, false),
         };
-        let found = search.explain(&scopes, &mut points);
+        let sums = sums(&scopes, &points);
+        let found = search.explain(&scopes, search.show(&scopes, &sums, &points), &mut points);
         found.iter().map(|f| (f.key.region, f.key.device, f.key.stack)).collect()
     }
 
@@ -500,10 +620,10 @@ mod tests {
         let mut noise = Noise::default();
         for step in 0..2000 {
             let shift = if step % 2 == 0 { 0.05 } else { -0.05 };
-            noise.learn([shift; 2], [0.0; 2], 288.0);
+            noise.learn([shift; HORIZONS], [0.0; HORIZONS], 288.0);
         }
         assert!((noise.variance(0).sqrt() - 0.05).abs() < 0.005, "{}", noise.variance(0).sqrt());
-        noise.learn([-5.0; 2], [0.0; 2], 288.0);
+        noise.learn([-5.0; HORIZONS], [0.0; HORIZONS], 288.0);
         assert!(noise.variance(0).sqrt() < 0.052);
     }
 }

@@ -245,8 +245,8 @@ pub struct Judgement {
     pub errors_strongly_raised: f64,
     /// A leftover of this size counts without raised errors, while no event is on. Default 0.7 (50 % down).
     pub large: f64,
-    /// A leftover drop of this size is a malfunction whatever the errors say, and so are errors raised by this much in
-    /// the middle of an event. Default 1.6 (80 % down, or five times).
+    /// A leftover drop of this size is a malfunction whatever the errors say, one of twice this size even in the middle of
+    /// an event, and so are errors raised by this much in one. Default 1.6 (80 % down, or five times; twice: 96 %).
     pub very_large: f64,
     /// Windows that a deviation must hold for. Default 2.
     pub hold_windows: u32,

@@ -58,11 +58,13 @@ fn peers(evidence: &Evidence) -> String {
 pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgement) -> Option<Ruling> {
     let size = evidence.residual.abs();
     let event_on = is_event_on(evidence, settings);
-    let sure = evidence.significance >= settings.significance;
-    // Two signs that are each just visible are found somewhere in any large fleet; together they have to be clear.
-    let confirms = |errors: &&ErrorEvidence| {
-        errors.raised && evidence.significance.hypot(errors.significance) >= settings.significance_of_both
-    };
+    let sure = evidence.significance >= evidence.significance_threshold;
+    // Two signs that are each just visible are found somewhere in any large fleet; together they have to be clear, less so
+    // once people were told.
+    let eased = (evidence.significance_threshold / settings.significance).min(1.0);
+    let both = eased * settings.significance_of_both;
+    let confirms =
+        |errors: &&ErrorEvidence| errors.raised && evidence.significance.hypot(errors.significance) >= both;
     let raised = evidence.errors.as_ref().filter(confirms);
     let slow = evidence.latency.as_ref().filter(confirms);
     if evidence.peers.is_empty() {
@@ -73,6 +75,9 @@ pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgemen
         peers(evidence),
         percent(evidence.residual)
     );
+    let nearly_all = if event_on { 2.0 * settings.very_large } else { settings.very_large };
+    // What began with an event, and goes on as long as it, is the event.
+    let moves_along = settings.ingredients.synchrony && evidence.synchrony >= SYNCHRONY_MIN;
     let ruling = match (role, raised) {
         (Role::Traffic, Some(errors)) => page_with_errors(evidence, errors, &would),
         (Role::Traffic, None) if slow.is_some_and(|_| !event_on) => Ruling::page(
@@ -81,10 +86,10 @@ pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgemen
         ),
         _ if !sure => return None,
         // Events act unevenly; only what leaves next to nothing is no event whatever errors say.
-        (Role::Traffic, None) if size >= if event_on { 2.0 } else { 1.0 } * settings.very_large => {
+        (Role::Traffic, None) if size >= nearly_all => {
             Ruling::page(format!("a very large part is left over against {}", peers(evidence)), would)
         }
-        (Role::Traffic, None) if evidence.errors.is_none() => {
+        (Role::Traffic, None) if evidence.errors.is_none() && !(event_on && moves_along) => {
             Ruling::page(format!("left over against {}, beyond what events leave", peers(evidence)), would)
         }
         (Role::Traffic, None) if !event_on && size >= settings.large => Ruling::page(
@@ -105,16 +110,34 @@ pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgemen
         (Role::Saturation, _) if !event_on => {
             Ruling::page(format!("left over against {} while no event is on", peers(evidence)), would)
         }
-        _ => Ruling {
-            patient: role == Role::Traffic && !event_on,
-            ..Ruling::hold(
-                Verdict::Undecided,
-                format!("left over against {}, but errors inside are not raised", peers(evidence)),
-                "would have notified had errors inside been raised, or had it lasted",
-            )
-        },
+        _ => hold_leftover(evidence, role, event_on),
     };
-    Some(Ruling { at_once: is_enough_at_once(evidence, settings), ..ruling })
+    // How many make one window enough is asked of what is counted.
+    let counted = matches!(role, Role::Traffic | Role::Errors);
+    let clear = evidence.significance >= settings.significance_at_once;
+    let at_once = if counted { is_enough_at_once(evidence, settings) } else { clear };
+    Some(Ruling { at_once, ..ruling })
+}
+
+/// Holds back what is left over and no reason to notify of.
+fn hold_leftover(evidence: &Evidence, role: Role, event_on: bool) -> Ruling {
+    if role == Role::Traffic && evidence.errors.is_none() {
+        return Ruling::hold(
+            Verdict::Undecided,
+            format!("left over against {}, but in step with what moves them", peers(evidence)),
+            format!(
+                "would have notified below a similarity of {SYNCHRONY_MIN}, or had nearly all been left over"
+            ),
+        );
+    }
+    Ruling {
+        patient: role == Role::Traffic && !event_on,
+        ..Ruling::hold(
+            Verdict::Undecided,
+            format!("left over against {}, but errors inside are not raised", peers(evidence)),
+            "would have notified had errors inside been raised, or had it lasted",
+        )
+    }
 }
 
 /// Whether something from outside moves the region, by the calendar or by what its stacks share.
@@ -175,6 +198,11 @@ fn rule_without_peers(evidence: &Evidence, settings: &Judgement) -> Ruling {
     }
 }
 
+/// Cosine similarity from which a leftover is in step with what moves its peers.
+const SYNCHRONY_MIN: f64 = 0.85;
+/// Log odds from which a region that fell alike everywhere is taken to have failed, and the fall that it takes (33 %).
+const EVENNESS_MIN: f64 = 2.5;
+const EVEN_FALL_MIN: f64 = 0.4;
 /// Latency that rises by this log ratio pages by itself (65 %).
 const LATENCY_LARGE: f64 = 0.5;
 /// Fewer errors than this in a window page nobody by themselves.
@@ -205,6 +233,16 @@ pub(crate) fn rule_common(evidence: &Evidence, alarm_on: AlarmOn, settings: &Jud
             Verdict::ScheduledEvent,
             reason,
             "would have notified had errors been raised everywhere",
+        );
+    }
+    let even = evidence.evenness >= EVENNESS_MIN && evidence.common_mode <= -EVEN_FALL_MIN;
+    if even && evidence.metric_is_traffic && matters(alarm_on, direction) {
+        return Ruling::page(
+            format!(
+                "{shared}, every stack and device alike (log odds {:.1} against an event, which acts unevenly)",
+                evidence.evenness
+            ),
+            format!("would have been held back below log odds of {EVENNESS_MIN}"),
         );
     }
     let nothing_left = evidence.common_mode <= -2.0 * settings.very_large;
@@ -252,6 +290,7 @@ mod tests {
             residual,
             common_mode,
             significance: 6.0,
+            significance_threshold: 4.5,
             errors,
             peers: vec!["payments".into(), "search".into()],
             ..Evidence::nothing(Direction::of(residual))

@@ -89,11 +89,21 @@ struct Wishes {
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(10..=3_600))]
     interval_s: u32,
     /// Factor on all traffic.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = factor)]
     size: f64,
     /// Factor on all noise but that of counts.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = factor)]
     noise: f64,
+}
+
+/// A factor that leaves a fleet in which something can be seen.
+fn factor(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if (0.001..=1_000.0).contains(&number) {
+        Ok(number)
+    } else {
+        Err("a factor is within 0.001 and 1000".into())
+    }
 }
 
 impl Wishes {

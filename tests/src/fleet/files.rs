@@ -78,7 +78,7 @@ pub fn truth(fleet: &Fleet) -> Truth {
         from: moment(plan.from_s),
         until: moment(plan.until_s),
         graded_from: moment(plan.graded_from_s),
-        grace_s: 6 * INTERVAL_S,
+        grace_s: 6 * INTERVAL_S.max(fleet.interval_s),
         names: NamedScope {
             region: world.regions.iter().map(|region| region.name.to_owned()).collect(),
             device: world.devices.iter().map(|device| device.name.to_owned()).collect(),

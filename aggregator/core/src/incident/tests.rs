@@ -213,9 +213,9 @@ fn ruled(settings: &Settings) -> (Finding, Evidence) {
             mode: 0.0,
             common_mode: 0.0,
             disturbance: 0.0,
-            counted: [[0.0; 2]; 2],
-            residual: [0.0; 2],
-            poisson: [poisson; 2],
+            counted: [[0.0; 2]; crate::correlate::HORIZONS],
+            residual: [0.0; crate::correlate::HORIZONS],
+            poisson: [poisson; crate::correlate::HORIZONS],
             explained: 0.0,
         }
     };
@@ -232,6 +232,7 @@ fn ruled(settings: &Settings) -> (Finding, Evidence) {
         residual: shift,
         tolerance: 0.4,
         significance: shift.abs() / 0.4 * settings.judgement.significance,
+        significance_threshold: settings.judgement.significance,
         peers: vec!["payments".into(), "play".into(), "search".into()],
         ..finding(0, shift, &[], true).evidence
     }
