@@ -192,7 +192,7 @@ impl Default for Judge {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Replay {
-    /// Length of a window of the virtual agents, in milliseconds, 1,000 to 86,400,000; default 300,000.
+    /// Length of a window of the virtual agents, in milliseconds, 1,000 to 3,600,000; default 300,000.
     pub window_ms: u32,
     /// How far a line may stand after a later one in its file and still be used, in milliseconds; default one hour.
     pub lateness_ms: u32,
@@ -429,7 +429,8 @@ impl Config {
         let ranges: [(&[&str], u32, u32, u32); 6] = [
             (&["judge", "lateness_ms"], self.judge.lateness_ms, 0, 3_600_000),
             (&["judge", "silent_after_s"], self.judge.silent_after_s, 10, 86_400),
-            (&["replay", "window_ms"], self.replay.window_ms, 1_000, 86_400_000),
+            // The core takes no wider ones.
+            (&["replay", "window_ms"], self.replay.window_ms, 1_000, 3_600_000),
             (&["replay", "lateness_ms"], self.replay.lateness_ms, 0, 86_400_000),
             (&["replay", "series_max"], self.replay.series_max, 1, 10_000_000),
             (&["replay", "pending_max"], self.replay.pending_max, 1, 10_000_000),

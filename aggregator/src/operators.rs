@@ -105,11 +105,15 @@ pub fn silence(store: &mut Store, new: NewSilence, now_ms: UnixMs) -> Result<(i6
             return Err(OrderError::Names);
         }
     }
-    let id = format!("silence-{now_ms}");
-    let silence = Silence { id, scope, from: WallMs(from_ms), until: WallMs(until_ms), author, comment };
+    let (from, until) = (WallMs(from_ms), WallMs(until_ms));
+    let named = |number| {
+        let (scope, author, comment) = (scope.clone(), author.clone(), comment.clone());
+        Silence { id: format!("silence-{number}"), scope, from, until, author, comment }
+    };
     // Plain data with text keys always becomes JSON.
-    let body = serde_json::to_string(&silence).map_err(|_| OrderError::Names)?;
-    Ok((store.add_silence(until_ms, &body)?, silence))
+    let body = |number| serde_json::to_string(&named(number)).unwrap_or_default();
+    let number = store.add_silence(until_ms, body)?;
+    Ok((number, named(number)))
 }
 
 /// Stores what an incident was.

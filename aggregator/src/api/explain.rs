@@ -58,7 +58,7 @@ impl Explanation {
         let bases = states.iter().map(|row| row.basis.as_deref());
         let bases: Vec<Option<&str>> = bases.collect();
         let states = states.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        let derived = derive(&states, &bases)?;
+        let derived = derive(&states, &bases);
         let read = |row: &LedgerRow| serde_json::from_str::<LedgerEntry>(&row.body);
         let decisions = decisions.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         // The state that was decided last says why; the end of an incident decides nothing.
@@ -81,7 +81,7 @@ impl Explanation {
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = self.write(&mut text);
-        text
+        printable(&text)
     }
 
     fn write(&self, out: &mut String) -> std::fmt::Result {
@@ -91,8 +91,9 @@ impl Explanation {
         writeln!(out, "It is {now} since {}; the deviation began at {}.", last.at, last.started_at)?;
         writeln!(out, "Verdict {}, severity {}.", last.verdict.as_str(), last.severity.as_str())?;
         if let Some(Label { label, author, comment, .. }) = &self.label {
-            let by = if author.is_empty() { "an operator" } else { author };
-            let why = if comment.is_empty() { String::new() } else { format!(": {comment}") };
+            let line = |text: &str| text.replace('\n', " ");
+            let by = if author.is_empty() { "an operator".into() } else { line(author) };
+            let why = if comment.is_empty() { String::new() } else { format!(": {}", line(comment)) };
             writeln!(out, "Labelled {label} by {by}{why}.")?;
         }
         let answer = if self.notified { "It notified" } else { "It did not notify" };
@@ -151,15 +152,27 @@ impl Explanation {
     }
 }
 
-/// Decides each state once more that has a basis.
-fn derive(states: &[Alarm], bases: &[Option<&str>]) -> Result<Vec<Derived>, serde_json::Error> {
-    let mut derived = Vec::new();
-    for (state, (alarm, basis)) in states.iter().zip(bases).enumerate() {
-        let Some(basis) = basis else { continue };
-        let derivation = serde_json::from_str::<Basis>(basis)?.derive(alarm);
-        derived.push(Derived { state, derivation });
-    }
-    Ok(derived)
+/// Decides each state once more that has a basis. One that cannot be read, as after a change of the program, is said and hides no other.
+fn derive(states: &[Alarm], bases: &[Option<&str>]) -> Vec<Derived> {
+    let derivation = |alarm: &Alarm, basis: &str| match serde_json::from_str::<Basis>(basis) {
+        Ok(basis) => basis.derive(alarm),
+        Err(error) => Derivation {
+            equal: false,
+            differences: vec![format!("what was stored of it cannot be read: {error}")],
+            checked: Vec::new(),
+            compared: Vec::new(),
+            counterfactual: None,
+        },
+    };
+    let with_basis = states.iter().zip(bases).enumerate();
+    let with_basis = with_basis.filter_map(|(state, (alarm, basis))| Some((state, alarm, (*basis)?)));
+    with_basis.map(|(state, alarm, basis)| Derived { state, derivation: derivation(alarm, basis) }).collect()
+}
+
+/// Leaves no character in the text that moves a terminal's cursor: comments and titles are other people's words.
+fn printable(text: &str) -> String {
+    let safe = |c: char| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().map(safe).collect()
 }
 
 /// The numbers that decided, each with what it was held against.
@@ -279,5 +292,22 @@ mod tests {
         assert!(Explanation::new("01J", &[], &[], None).unwrap().is_none());
         let broken = Incident { body: "{}".into(), ..state(1, "open", "") };
         assert!(Explanation::new("01J", &[broken], &[], None).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_read_hides_nothing_and_other_peoples_words_move_no_cursor() {
+        let unreadable = Incident { basis: Some("{}".into()), ..state(2, "open", "errors are raised") };
+        let states = [state(1, "suppressed", "all stacks share it"), unreadable];
+        let label = Label {
+            label: "real".into(),
+            author: "mal\u{1b}[2J".into(),
+            comment: "one\nDecisions\n  none".into(),
+            written_ms: 1,
+        };
+        let explained = Explanation::new("01J", &states, &[], Some(label)).unwrap().unwrap();
+        assert_eq!((explained.derived.len(), explained.derived[0].state), (1, 1));
+        let text = explained.to_text();
+        assert!(text.contains("DIFFERS: what was stored of it cannot be read"), "{text}");
+        assert!(!text.contains('\u{1b}') && text.contains("one Decisions   none"), "{text}");
     }
 }

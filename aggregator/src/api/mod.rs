@@ -197,9 +197,8 @@ async fn ended(State(desk): State<Desk>) -> Answer {
 }
 
 async fn incident(State(desk): State<Desk>, Path(id): Path<String>) -> Answer {
-    let read = move |store: &mut crate::store::Store| {
-        Ok::<_, StoreError>((store.incident(&id)?, store.labels()?.remove(&id)))
-    };
+    let read =
+        move |store: &mut crate::store::Store| Ok::<_, StoreError>((store.incident(&id)?, store.label(&id)?));
     let (rows, label) = desk.store.with(read).await??;
     let states = rows.iter().map(|row| serde_json::from_str(&row.body)).collect::<Result<Vec<Value>, _>>()?;
     let last = states.last().cloned().ok_or_else(|| Refusal::no_such("incident"))?;
@@ -209,7 +208,7 @@ async fn incident(State(desk): State<Desk>, Path(id): Path<String>) -> Answer {
 async fn explained(State(desk): State<Desk>, Path(id): Path<String>) -> Answer {
     let wanted = id.clone();
     let read = move |store: &mut crate::store::Store| {
-        let label = store.labels()?.remove(&wanted);
+        let label = store.label(&wanted)?;
         Ok::<_, StoreError>((store.incident(&wanted)?, store.ledger(&wanted)?, label))
     };
     let (states, ledger, label) = desk.store.with(read).await??;

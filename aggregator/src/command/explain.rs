@@ -29,7 +29,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let store = Store::open(&StateFolder::open(&config.state_dir)?)?;
     let states = store.incident(&arguments.id)?;
     let ledger = store.ledger(&arguments.id)?;
-    let label = store.labels()?.remove(&arguments.id);
+    let label = store.label(&arguments.id)?;
     let Some(explanation) = Explanation::new(&arguments.id, &states, &ledger, label)? else {
         bail!("there is no incident `{}` in {}", arguments.id, config.state_dir.display());
     };

@@ -88,8 +88,8 @@ impl Calendar {
     pub(super) fn problems(&self, problems: &mut Problems) {
         let key = || path(&["calendar", "maintenance_classes"]);
         if self.maintenance_classes.iter().any(String::is_empty) {
-            problems
-                .push((key(), "names an empty class: every entry without one would be maintenance".into()));
+            let problem = "names an empty class, which no entry has: without CATEGORIES it is `event`";
+            problems.push((key(), problem.into()));
         }
         if self.maintenance_classes.len() > CLASSES_MAX {
             problems

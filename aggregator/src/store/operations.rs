@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{TransactionBehavior, params};
+use rusqlite::{OptionalExtension, TransactionBehavior, params};
 use serde::Serialize;
 
 use super::{Store, StoreError, UnixMs};
@@ -88,15 +88,21 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Adds a silence and gives its number.
+    /// Adds the silence that `body` makes of its number, which is given.
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn add_silence(&mut self, until_ms: UnixMs, body: &str) -> Result<i64, StoreError> {
+    pub fn add_silence(
+        &mut self,
+        until_ms: UnixMs,
+        body: impl FnOnce(i64) -> String,
+    ) -> Result<i64, StoreError> {
         self.change("silences", |transaction| {
-            transaction
-                .execute("INSERT INTO silences (until_ms, body) VALUES (?1, ?2)", params![until_ms, body])?;
-            Ok(transaction.last_insert_rowid())
+            transaction.execute("INSERT INTO silences (until_ms, body) VALUES (?1, '')", [until_ms])?;
+            let number = transaction.last_insert_rowid();
+            let body = body(number);
+            transaction.execute("UPDATE silences SET body = ?2 WHERE number = ?1", params![number, body])?;
+            Ok(number)
         })
     }
 
@@ -136,6 +142,20 @@ impl Store {
             params![id, label.label, label.author, label.comment, label.written_ms],
         )?;
         Ok(rows > 0)
+    }
+
+    /// What was said of the incident `id`, if anything.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn label(&self, id: &str) -> Result<Option<Label>, StoreError> {
+        let sql = "SELECT label, author, comment, written_ms FROM labels WHERE id = ?1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let row = statement.query_row([id], |row| {
+            let (label, author, comment) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok(Label { label, author, comment, written_ms: row.get(3)? })
+        });
+        Ok(row.optional()?)
     }
 
     /// What was said of incidents, by id: at most one label for each incident that is kept.

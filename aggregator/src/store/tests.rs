@@ -148,7 +148,7 @@ fn operators_changes_move_versions() {
     let before = here.versions().unwrap();
     let file = CalendarFile { name: "tv.ics".to_owned(), body: "BEGIN:VCALENDAR".to_owned() };
     elsewhere.put_calendar(&file, 1).unwrap();
-    let number = elsewhere.add_silence(10, "{}").unwrap();
+    let number = elsewhere.add_silence(10, |number| format!("{{\"id\":{number}}}")).unwrap();
     let after = here.versions().unwrap();
     assert!(after.calendars > before.calendars && after.silences > before.silences);
     assert_eq!(here.calendars().unwrap(), [file]);
@@ -286,6 +286,7 @@ fn the_latest_label_of_an_incident_holds_and_goes_with_it() {
     assert_eq!(store.incident("X").unwrap()[0].basis.as_deref(), Some("{}"));
     assert!(store.put_label("X", &label("noise")).unwrap() && store.put_label("X", &label("real")).unwrap());
     assert_eq!(store.labels().unwrap()["X"], label("real"));
+    assert_eq!((store.label("X").unwrap(), store.label("Y").unwrap()), (Some(label("real")), None));
     store.forget_history(6).unwrap();
     assert!(store.labels().unwrap().is_empty());
 }
