@@ -13,6 +13,7 @@ mod http;
 pub mod identity;
 pub mod log;
 pub mod memory;
+mod pages;
 pub mod run;
 pub mod source;
 pub mod storage;

@@ -4,8 +4,11 @@
 //! the stored one (or, to enrol, the one whose fingerprint the token carries). The hard case is a peer that stops
 //! reading: windows are small, and the caller bounds how long it waits.
 
+use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustls::client::WebPkiServerVerifier;
@@ -14,6 +17,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256};
+use tokio::io::ReadBuf;
 use vedette_common::limits::FRAME_BYTES_MAX;
 use vedette_common::wire::{
     Enroll, Enrolled, Frame, Kind, Message, Refuse, RefuseReason, Renew, WireError, decode, encode,
@@ -41,10 +45,16 @@ const RECEIVE_WINDOW_BYTES: u32 = 64 * 1024;
 /// Bytes sent and not yet acknowledged by the aggregator's transport.
 const SEND_WINDOW_BYTES: u64 = 128 * 1024;
 
-/// Worst-case memory of a connection in bytes: both windows, two frames' buffers, and TLS and transport state (64 KiB
-/// is what an idle connection took, rounded up).
-pub const CONNECTION_BYTES: usize =
-    RECEIVE_WINDOW_BYTES as usize + SEND_WINDOW_BYTES as usize + 2 * FRAME_BYTES_MAX + 64 * 1024;
+/// What the library keeps for receiving through a [`LeanSocket`]: thirty-two datagrams of the longest that it expects.
+const DATAGRAMS_BYTES: usize = 32 * 1_472;
+
+/// Worst-case memory of a connection in bytes: both windows, two frames' buffers, datagrams, and TLS and transport state
+/// (64 KiB is what an idle connection took, rounded up).
+pub const CONNECTION_BYTES: usize = RECEIVE_WINDOW_BYTES as usize
+    + SEND_WINDOW_BYTES as usize
+    + 2 * FRAME_BYTES_MAX
+    + DATAGRAMS_BYTES
+    + 64 * 1024;
 
 /// Why there is no connection, or none any more.
 #[derive(Debug, thiserror::Error)]
@@ -225,7 +235,7 @@ async fn open(address: &str, server_name: &str, mut tls: ClientConfig) -> Result
     let remote = resolve(address).await?;
     let local: IpAddr =
         if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let endpoint = quinn::Endpoint::client(SocketAddr::new(local, 0)).map_err(UplinkError::Socket)?;
+    let endpoint = endpoint(SocketAddr::new(local, 0)).map_err(UplinkError::Socket)?;
     let connecting = async {
         let connection = endpoint.connect_with(config, remote, server_name)?.await?;
         let (send, receive) = connection.open_bi().await?;
@@ -237,6 +247,77 @@ async fn open(address: &str, server_name: &str, mut tls: ClientConfig) -> Result
         sender: FrameSender { send, connection, endpoint },
         receiver: FrameReceiver::new(receive),
     })
+}
+
+fn endpoint(local: SocketAddr) -> io::Result<quinn::Endpoint> {
+    let socket = std::net::UdpSocket::bind(local)?;
+    socket.set_nonblocking(true)?;
+    let socket = Arc::new(LeanSocket(tokio::net::UdpSocket::from_std(socket)?));
+    let (config, runtime) = (quinn::EndpointConfig::default(), Arc::new(quinn::TokioRuntime));
+    quinn::Endpoint::new_with_abstract_socket(config, None, socket, runtime)
+}
+
+/// A socket that takes and gives one datagram at a time. The library's own lets the kernel join up to 64, for which it keeps
+/// 3 MB ready; an agent's few datagrams a second are worth 47 KB. It leaves fragments to the network, so that datagrams stay
+/// at the 1,200 bytes that fit anywhere.
+#[derive(Debug)]
+struct LeanSocket(tokio::net::UdpSocket);
+
+impl quinn::AsyncUdpSocket for LeanSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn quinn::UdpPoller>> {
+        Box::pin(Writable { socket: self, waiting: None })
+    }
+
+    fn try_send(&self, transmit: &quinn::udp::Transmit<'_>) -> io::Result<()> {
+        self.0.try_send_to(transmit.contents, transmit.destination).map(|_| ())
+    }
+
+    fn poll_recv(
+        &self,
+        context: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [quinn::udp::RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let (Some(buffer), Some(meta)) = (buffers.first_mut(), meta.first_mut()) else {
+            return Poll::Ready(Ok(0));
+        };
+        let mut datagram = ReadBuf::new(buffer);
+        let addr = ready!(self.0.poll_recv_from(context, &mut datagram))?;
+        let len = datagram.filled().len();
+        *meta = quinn::udp::RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None };
+        Poll::Ready(Ok(1))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+type Waiting = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
+
+/// Waits until a [`LeanSocket`] takes a datagram again; each has a wait of its own, so that none is forgotten for another.
+struct Writable {
+    socket: Arc<LeanSocket>,
+    waiting: Option<Waiting>,
+}
+
+impl std::fmt::Debug for Writable {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Writable").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+impl quinn::UdpPoller for Writable {
+    fn poll_writable(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { socket, waiting } = &mut *self;
+        let wait = waiting.get_or_insert_with(|| {
+            let socket = socket.clone();
+            Box::pin(async move { socket.0.writable().await })
+        });
+        let writable = ready!(wait.as_mut().poll(context));
+        *waiting = None;
+        Poll::Ready(writable)
+    }
 }
 
 async fn resolve(address: &str) -> Result<SocketAddr, UplinkError> {

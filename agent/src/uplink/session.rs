@@ -101,6 +101,10 @@ impl<'a> Session<'a> {
                     self.plan_return();
                 }
                 self.engine.connected();
+                // The handshake was the last of what happens once.
+                if let Err(error) = crate::pages::give_back() {
+                    tracing::debug!(%error, "pages of the program could not be given back");
+                }
             }
             Err(error) => {
                 tracing::warn!(?transport, %error, "the aggregator cannot be reached");
