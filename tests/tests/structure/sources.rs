@@ -17,7 +17,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 const TECHNOLOGIES: &[(&str, &[&str])] = &[
     ("bincode", &["common/src/wire/codec.rs"]),
     ("quinn", &["agent/src/uplink/quic.rs", "aggregator/src/listen/quic.rs", "aggregator/tests/service/"]),
-    ("rumqttc", &["agent/src/uplink/mqtt.rs", "aggregator/src/listen/mqtt/client.rs"]),
+    ("rumqttc", &["agent/src/uplink/mqtt/client.rs", "aggregator/src/listen/mqtt/client.rs"]),
     ("rusqlite", &["aggregator/src/store/"]),
 ];
 
