@@ -330,8 +330,9 @@ impl Driver {
                 let notified = self.routes.notified(alarm.state);
                 batch.states.extend(stored_state(&alarm.id, alarm.state, &alarm, notified));
             }
-            Effect::Basis(basis) => {
-                if let Some(state) = batch.states.last_mut() {
+            Effect::Basis { id, basis } => {
+                // A state that could not be stored has no place for what it was decided from.
+                if let Some(state) = batch.states.iter_mut().rev().find(|state| state.id == id) {
                     state.basis = to_json(&basis);
                 }
             }

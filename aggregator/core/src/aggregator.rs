@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use vedette_common::wire::{Birth, Heartbeat, RefuseReason, Summary};
 use vedette_common::{AgentId, Lane, Now, WallMs};
 
-use crate::alarm::IncidentState;
+use crate::alarm::Kind;
 use crate::counts::{Counts, Reason};
 use crate::effect::{Change, Effect, Part};
 use crate::incident::Told;
@@ -15,7 +15,7 @@ use crate::intake::{Intake, WINDOW_MS_MAX, Windows};
 use crate::journal::{Journal, Judged};
 use crate::judge::{self, Case, Memory};
 use crate::region::Fleet;
-use crate::schedule::{Schedule, ScheduleEntry, Silence};
+use crate::schedule::{Schedule, ScheduleEntry, Silence, Span};
 use crate::sensitivity::Sensitivities;
 use crate::session::{AllowedRegions, Order, Sessions};
 use crate::settings::Settings;
@@ -23,6 +23,9 @@ use crate::silences::Holds;
 use crate::snapshot::Snapshot;
 use crate::window::PendingWindow;
 use crate::{telemetry, view};
+
+/// How often it is looked for incidents about what is gone.
+const GONE_SOUGHT_MS: i64 = 60_000;
 
 /// What became of a summary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,11 @@ pub struct Aggregator {
     journal: Journal,
     schedule: Schedule,
     silences: Vec<Silence>,
+    /// Whether silent agents are to be judged again at once, for what holds them back may have changed.
+    silences_changed: bool,
+    /// When silent agents were last judged, and when it was last looked for what is gone.
+    silences_judged_at: WallMs,
+    gone_sought_at: WallMs,
     sensitivities: Sensitivities,
     counts: Counts,
     effects: VecDeque<Effect>,
@@ -78,6 +86,9 @@ impl Aggregator {
             journal: Journal::default(),
             schedule: Schedule::default(),
             silences: Vec::new(),
+            silences_changed: false,
+            silences_judged_at: WallMs(i64::MIN),
+            gone_sought_at: WallMs(0),
             sensitivities: Sensitivities::default(),
             counts: Counts::default(),
             effects: VecDeque::new(),
@@ -100,6 +111,7 @@ impl Aggregator {
         for session in self.sessions.iter_mut() {
             session.last_heard_at = session.last_heard_at.max(now.wall);
         }
+        self.journal.start(now.wall);
     }
 
     /// An agent introduces itself.
@@ -125,11 +137,13 @@ impl Aggregator {
     /// Replaces the calendar. Entries may come in any order; those that end before they begin are counted and dropped.
     pub fn handle_calendar(&mut self, entries: Vec<ScheduleEntry>) {
         self.schedule = Schedule::new(entries, self.settings.limits.calendar_entries_max, &mut self.counts);
+        self.silences_changed = true;
     }
 
     /// Replaces the silences.
     pub fn handle_silences(&mut self, silences: Vec<Silence>) {
         self.silences = silences;
+        self.silences_changed = true;
     }
 
     /// A summary of `agent`, whose certificate names the regions `allowed`.
@@ -224,15 +238,15 @@ impl Aggregator {
             self.sessions.report(now, agent, name, summary.window_start);
         }
         self.changed.windows.extend(touched.windows);
-        self.make_room();
+        self.make_room(now);
     }
 
     /// Over the limit, the oldest window is judged before its time.
-    fn make_room(&mut self) {
+    fn make_room(&mut self, now: Now) {
         while self.windows.len() > self.settings.limits.pending_windows_max.max(1) {
             let Some(key) = self.windows.keys().next().copied() else { return };
             self.counts.add(Reason::WindowsFull, 1);
-            self.judge(key);
+            self.judge(now, key);
         }
     }
 
@@ -240,7 +254,10 @@ impl Aggregator {
     pub fn poll_deadline(&self) -> Option<WallMs> {
         let due = self.windows.values().map(|window| self.due_at(window)).min();
         let silent = self.sessions.iter().filter_map(|s| s.silent_at(&self.settings.timing)).min();
-        due.into_iter().chain(silent).min()
+        let held = self.journal.silences_held(&self.settings.lifecycle).map(|(_, due_at)| due_at);
+        // What was due then and is held back all the same changes with the next word of a person only.
+        let held = held.filter(|due_at| *due_at > self.silences_judged_at).min();
+        due.into_iter().chain(silent).chain(held).min()
     }
 
     /// When `window` is to be judged, as things stand.
@@ -267,13 +284,24 @@ impl Aggregator {
                 .iter()
                 .find(|(key, w)| **key == due || w.shares_region_with(&self.windows[&due]));
             let key = first.map_or(due, |(key, _)| *key);
-            self.judge(key);
+            self.judge(now, key);
         }
         self.notice_silence(now);
+        self.end_gone(now);
+    }
+
+    /// Ends what nothing has looked at for long; it looks once a minute.
+    fn end_gone(&mut self, now: Now) {
+        if now.wall.ms_since(self.gone_sought_at) < GONE_SOUGHT_MS {
+            return;
+        }
+        self.gone_sought_at = now.wall;
+        let told = self.journal.end_gone(now.wall, &self.settings.lifecycle);
+        told.into_iter().for_each(|told| self.tell(told));
     }
 
     /// Judges one window and forgets it.
-    fn judge(&mut self, key: (WallMs, u32)) {
+    fn judge(&mut self, now: Now, key: (WallMs, u32)) {
         let Some(window) = self.windows.remove(&key) else { return };
         self.changed.windows.insert(key);
         self.changed.regions.extend(window.regions.keys());
@@ -282,37 +310,31 @@ impl Aggregator {
         let silent = self.sessions.iter().filter(|s| s.silent).map(|s| s.agent.as_str());
         let silent: BTreeSet<u16> =
             silent.filter_map(|agent| self.fleet.names.reporters.find(agent)).collect();
-        let case = Case {
-            settings: &self.settings,
-            schedule: &self.schedule,
-            journal: &self.journal,
-            silent: &silent,
-        };
-        let mut findings = judge::judge(&mut self.fleet, &mut self.memory, &case, &window);
         self.changed.sensitivities |= self.sensitivities.begin(window.start, &self.settings.pages_per_week);
-        let holds = self.holds();
-        findings.iter_mut().for_each(|finding| holds.apply(finding, window.start));
+        let span = Span { from: window.start, until: window.end() };
+        let Self { settings, schedule, silences, sensitivities, journal, fleet, memory, .. } = self;
+        let holds = Holds::new(settings, schedule, silences, sensitivities, span);
+        let case = Case { settings, schedule, journal, silent: &silent, holds: &holds };
+        let findings = judge::judge(fleet, memory, &case, &window);
         let regions = window.regions.keys().map(|region| self.fleet.names.regions.get(*region)).collect();
         let sizes = self.fleet.names.sizes();
-        let judged = Judged { end: window.end(), window_ms: window.window_ms, regions, sizes };
+        let (end, window_ms) = (window.end(), window.window_ms);
+        let judged = Judged { now: now.wall, end, window_ms, regions, sizes };
         let told = self.journal.step(findings, &judged, &self.settings, &mut self.counts);
         told.into_iter().for_each(|told| self.tell(told));
     }
 
-    fn holds(&self) -> Holds<'_> {
-        let Self { settings, schedule, silences, sensitivities, .. } = self;
-        Holds { settings, schedule, silences, sensitivities }
-    }
-
     fn tell(&mut self, Told { alarm, entry, basis }: Told) {
-        // A rise of severity is told under a page that was counted when it came.
-        if alarm.state == IncidentState::Open && alarm.opens() {
+        // A rise of severity is told under a page that was counted when it came; that data is missing says nothing of how
+        // sensitive the judgement is.
+        if alarm.opens() && alarm.kind == Kind::Malfunction {
             let (region, at) = (&alarm.scope.region, alarm.at.0);
             self.changed.sensitivities |= self.sensitivities.page(region, at, &self.settings.pages_per_week);
         }
+        let id = alarm.id.clone();
         self.effects.push_back(Effect::Incident(Box::new(alarm)));
         self.effects.extend(entry.map(|entry| Effect::Ledger(Box::new(entry))));
-        self.effects.extend(basis.map(Effect::Basis));
+        self.effects.extend(basis.map(|basis| Effect::Basis { id, basis }));
     }
 
     fn notice_silence(&mut self, now: Now) {
@@ -325,9 +347,19 @@ impl Aggregator {
                 findings.push(telemetry::silent(session));
             }
         }
+        // Those that were held back are judged again when that ends, and when a person changes it.
+        self.silences_judged_at = now.wall;
+        let all = std::mem::take(&mut self.silences_changed);
+        let held = self.journal.silences_held(&self.settings.lifecycle);
+        let due: BTreeSet<&str> =
+            held.filter(|(_, due_at)| all || *due_at <= now.wall).map(|(agent, _)| agent).collect();
+        let again = self.sessions.iter().filter(|it| it.silent && due.contains(it.agent.as_str()));
+        findings.extend(again.map(telemetry::silent));
+        let moment = Span { from: now.wall, until: now.wall };
         for mut finding in findings {
-            self.holds().apply(&mut finding, now.wall);
-            let told = self.journal.silent(finding, now.wall, &self.settings);
+            let Self { settings, schedule, silences, sensitivities, journal, counts, .. } = self;
+            Holds::new(settings, schedule, silences, sensitivities, moment).apply(&mut finding);
+            let told = journal.silent(finding, now.wall, settings, counts);
             told.into_iter().for_each(|told| self.tell(told));
         }
     }

@@ -120,9 +120,13 @@ pub struct Alarm {
     pub scope: Scope,
     /// One sentence for people.
     pub summary: String,
-    /// What brought it into the state, where that is not the first finding: a rise of severity, an event outlived.
+    /// What brought it into the state, where that is not the first finding: a rise of severity, a return, the end of what
+    /// held it back.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub change: Option<String>,
+    /// Whether it was open before, and only its severity rose.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub rises: bool,
     /// How often it came back after it had ended.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub returns: u32,
@@ -141,14 +145,9 @@ const fn is_zero(count: &u32) -> bool {
 }
 
 impl Alarm {
-    /// Whether it was not open before: what is told again of an open incident is its severity.
-    fn rises(&self) -> bool {
-        self.change.as_deref().is_some_and(|change| change.starts_with("severity"))
-    }
-
-    /// Whether it opens an incident.
+    /// Whether it opens an incident: what is told again of an open one is its severity.
     pub fn opens(&self) -> bool {
-        self.state == IncidentState::Open && !self.rises()
+        self.state == IncidentState::Open && !self.rises
     }
 }
 

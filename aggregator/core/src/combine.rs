@@ -104,6 +104,7 @@ fn same_trouble(known: &Finding, other: &Finding, fleet: &Fleet, shapes: bool) -
 impl Finding {
     /// Takes in another finding of the same trouble: the scope widens where only one dimension differs.
     fn absorb(&mut self, other: Self, fleet: &Fleet) {
+        self.since_ruled.joined = self.since_ruled.joined.saturating_add(1);
         self.at_once |= other.at_once;
         if self.evidence.metric == other.evidence.metric {
             self.scope = self.scope.joined(&other.scope, fleet);

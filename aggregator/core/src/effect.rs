@@ -39,8 +39,13 @@ pub enum Effect {
     Incident(Box<Alarm>),
     /// A decision for the ledger.
     Ledger(Box<LedgerEntry>),
-    /// What the state told just before was decided from: store it beside it.
-    Basis(Box<Basis>),
+    /// What the latest state of an incident was decided from: store it beside that.
+    Basis {
+        /// The incident.
+        id: String,
+        /// What it was decided from.
+        basis: Box<Basis>,
+    },
 }
 
 /// One part of the persistent state, small enough to be written whenever it changes.

@@ -228,9 +228,7 @@ impl Evidence {
             counterfactual: String::new(),
         }
     }
-}
 
-impl Evidence {
     /// With every number as it will be written, so that what is decided can be decided again from what was written.
     pub(crate) fn settled(mut self) -> Self {
         for number in [
@@ -250,16 +248,22 @@ impl Evidence {
         ] {
             *number = round(*number);
         }
-        for errors in [&mut self.errors, &mut self.latency].into_iter().flatten() {
-            for number in
-                [&mut errors.inside, &mut errors.outside, &mut errors.significance, &mut errors.threshold]
-            {
+        for sign in self.errors.iter_mut().chain(&mut self.latency) {
+            for number in [&mut sign.inside, &mut sign.outside, &mut sign.significance, &mut sign.threshold] {
                 *number = round(*number);
             }
         }
         if let Some(sensitivity) = &mut self.sensitivity {
             sensitivity.factor = round(sensitivity.factor);
             sensitivity.pages_per_week = round(sensitivity.pages_per_week);
+        }
+        self
+    }
+
+    /// The same with errors and latency as they usually are, where they are measured.
+    pub(crate) fn without_signs(mut self) -> Self {
+        for sign in self.errors.iter_mut().chain(&mut self.latency) {
+            sign.raised = false;
         }
         self
     }
@@ -284,5 +288,44 @@ pub(crate) mod rounded {
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         f64::deserialize(deserializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_settled_is_what_comes_back_from_what_was_written() {
+        let third = 1.0 / 3.0;
+        let sign = ErrorEvidence {
+            metric: "errors".into(),
+            inside: third,
+            outside: third,
+            significance: third,
+            threshold: third,
+            raised: true,
+        };
+        let evidence = Evidence {
+            observed: third,
+            expected: third,
+            log_ratio: third,
+            common_mode: third,
+            residual: third,
+            tolerance: third,
+            significance: third,
+            significance_threshold: third,
+            errors: Some(sign.clone()),
+            latency: Some(sign),
+            disturbance: third,
+            traffic: third,
+            evenness: third,
+            synchrony: third,
+            score: third,
+            sensitivity: Some(SensitivityEvidence { factor: third, pages_per_week: third }),
+            ..Evidence::nothing(Direction::Rise)
+        };
+        let written = serde_json::to_string(&evidence).unwrap();
+        assert_eq!(serde_json::from_str::<Evidence>(&written).unwrap(), evidence.settled());
     }
 }

@@ -5,11 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::alarm::{AlarmSeries, Scope};
-use crate::basis::Grounds;
+use crate::basis::{Grounds, Look, Part};
 use crate::correlate::{CommonMode, HORIZONS, Point, log_ratio};
 use crate::errors::Asked;
 use crate::evidence::{Direction, ErrorEvidence, Evidence};
-use crate::incident::{Finding, Source};
+use crate::incident::{Finding, SinceRuled, Source};
 use crate::judge::Bench;
 use crate::region::{Fleet, HISTORY_WINDOWS};
 use crate::scopes::{ALL, GROUP, Noise, Noises, Pooled, ScopeKey};
@@ -24,7 +24,8 @@ const CALENDAR_NAMED_MAX: usize = 5;
 type CellPlace = (u16, u16, u16);
 
 impl Bench<'_> {
-    /// The scope of a key by its names; `regions` lists those of a key for all regions where not every one takes part.
+    /// The scope of a key by its names; `regions` lists those of a key for all regions where not every region of the fleet
+    /// takes part: some are judged in windows of another width, and nothing is known of them here.
     pub(crate) fn scope(&self, fleet: &Fleet, key: ScopeKey, regions: Option<&BTreeSet<u16>>) -> Scope {
         let names = &fleet.names;
         let one = |place: u16, of: &crate::region::Names| {
@@ -39,7 +40,7 @@ impl Bench<'_> {
         } else {
             one(key.stack, &names.stacks)
         };
-        let region = match regions.filter(|some| key.region == ALL && some.len() < self.regions.len()) {
+        let region = match regions.filter(|some| key.region == ALL && some.len() < fleet.regions.len()) {
             Some(some) => {
                 let mut region: Vec<String> =
                     some.iter().map(|place| names.regions.get(*place).into()).collect();
@@ -154,8 +155,8 @@ impl Bench<'_> {
     pub(crate) fn leftover(
         &self,
         fleet: &Fleet,
-        (settings, modes, noises): (MetricSettings, &BTreeMap<u16, CommonMode>, &Noises),
-        pooled: &Pooled,
+        (settings, counts, modes, noises): (MetricSettings, bool, &BTreeMap<u16, CommonMode>, &Noises),
+        (pooled, before): (&Pooled, &[Pooled]),
         points: &[Point],
     ) -> Option<Finding> {
         let inside = |index: &usize| Some(&points[*index]).filter(|p| pooled.regions.contains(&p.region));
@@ -192,9 +193,19 @@ impl Bench<'_> {
         let held: BTreeSet<CellPlace> = pooled.members.iter().map(|index| points[*index].cell()).collect();
         let regions: BTreeSet<u16> = held.iter().map(|cell| cell.0).collect();
         let compared: Vec<&Point> = points.iter().filter(|p| regions.contains(&p.region)).collect();
-        let inside = |p: &Point| (held.contains(&p.cell()), pooled.regions.contains(&p.region));
-        let (part, names) = ((settings.role, settings.alarm_on), |p: &Point| fleet.names.of(p.cell()));
-        finding.evidence.grounds = Some(Grounds::new(part, &finding.evidence, &compared, &inside, &names));
+        let explained = |p: &Point| {
+            let over = before.iter().filter(|it| it.members.iter().any(|at| points[*at].cell() == p.cell()));
+            over.map(|it| it.shift).collect()
+        };
+        let part = |p: &Point| Part {
+            inside: held.contains(&p.cell()),
+            named: pooled.regions.contains(&p.region),
+            explained: explained(p),
+        };
+        let (MetricSettings { role, alarm_on }, horizon) = (settings, pooled.horizon);
+        let look = Look { role, alarm_on, counts, horizon, evidence: &finding.evidence };
+        let names = |p: &Point| fleet.names.of(p.cell());
+        finding.evidence.grounds = Some(Grounds::new(&look, &compared, &part, &names));
         Some(Finding { weight: pooled.gain, ..finding })
     }
 
@@ -213,7 +224,7 @@ impl Bench<'_> {
         &self,
         fleet: &Fleet,
         noises: &mut Noises,
-        settings: MetricSettings,
+        (settings, counts): (MetricSettings, bool),
         key: ScopeKey,
         mode: &CommonMode,
         points: &[Point],
@@ -257,9 +268,11 @@ impl Bench<'_> {
         let series = self.series(fleet, &members, &evidence.metric);
         let scope = self.scope(fleet, key, None);
         let mut finding = self.finding(Source::Common, scope, evidence, ruling, series);
-        let (part, names) = ((settings.role, settings.alarm_on), |p: &Point| fleet.names.of(p.cell()));
-        finding.evidence.grounds =
-            Some(Grounds::new(part, &finding.evidence, &members, &|_| (true, true), &names));
+        let MetricSettings { role, alarm_on } = settings;
+        let look = Look { role, alarm_on, counts, horizon: 0, evidence: &finding.evidence };
+        let whole = |_: &Point| Part { inside: true, named: true, ..Part::default() };
+        let names = |p: &Point| fleet.names.of(p.cell());
+        finding.evidence.grounds = Some(Grounds::new(&look, &members, &whole, &names));
         Some(Finding { weight: significance, ..finding })
     }
 
@@ -296,12 +309,6 @@ impl Bench<'_> {
             strongly: judgement.errors_strongly_raised,
             horizons: if calm { HORIZONS } else { HORIZONS - 1 },
         }
-    }
-
-    /// Windows after which people are notified of what lasts and is not explained.
-    fn patience_windows(&self) -> u32 {
-        let judgement = &self.case.settings.judgement;
-        judgement.patience_windows.max(judgement.patience_ms.div_ceil(self.window.window_ms.max(1)))
     }
 
     /// The numbers that every finding of a metric has.
@@ -347,12 +354,15 @@ impl Bench<'_> {
             scope,
             verdict: ruling.verdict,
             notify: ruling.notify,
-            notify_after: ruling.patient.then(|| self.patience_windows()),
+            notify_after: ruling
+                .patient
+                .then(|| self.case.settings.judgement.patience_windows_of(self.window.window_ms)),
             at_once: ruling.at_once,
             weight: 0.0,
             started_at: self.window.start,
             evidence: Evidence { reason: ruling.reason, counterfactual: ruling.counterfactual, ..evidence },
             series,
+            since_ruled: SinceRuled::default(),
         }
     }
 }

@@ -5,76 +5,31 @@
 use serde::{Deserialize, Serialize};
 use vedette_common::WallMs;
 
-use crate::alarm::{Alarm, AlarmSeries, IncidentState, Kind, Scope, Severity, Verdict, summarise};
+use crate::alarm::{Alarm, AlarmSeries, IncidentState, Kind, Scope, Severity, Verdict};
 use crate::basis::Basis;
-use crate::evidence::{Evidence, Suppressor, SuppressorKind};
+use crate::evidence::Evidence;
 use crate::identity::incident_id;
-use crate::instant::Instant;
-use crate::ledger::{Decision, LedgerEntry};
-use crate::settings::{Judgement, Lifecycle};
+use crate::ledger::LedgerEntry;
+use crate::settings::{AlarmOn, Judgement, Lifecycle};
 use crate::verdict;
+
+mod finding;
+mod held;
+mod telling;
+
+pub(crate) use finding::{Finding, SinceRuled, Source};
+use held::{Held, minutes, size_of};
+use telling::Retold;
 
 /// Scopes that an incident remembers having had; the least supported gives way.
 const VOTES_MAX: usize = 6;
 /// The share of its support that a scope keeps from one window to the next.
 const VOTE_DECAY: f64 = 0.8;
 
-/// Where a finding comes from; findings of different sources never share an incident, except as told in `journal.rs`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Source {
-    /// What the independent stacks of a region share.
-    Common,
-    /// What is left over in some cells.
-    Leftover,
-    /// Deviations of series that cannot be compared.
-    Lone,
-    /// An agent that does not speak.
-    Silent,
-    /// Cells without data.
-    Missing,
-    /// Series that are silent or stuck in cells that report.
-    Unwell,
-}
-
-impl Source {
-    pub(crate) const fn kind(self) -> Kind {
-        match self {
-            Self::Silent | Self::Missing | Self::Unwell => Kind::Telemetry,
-            Self::Common | Self::Leftover | Self::Lone => Kind::Malfunction,
-        }
-    }
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Common => "common",
-            Self::Leftover => "leftover",
-            Self::Lone => "lone",
-            Self::Silent => "silent",
-            Self::Missing => "missing",
-            Self::Unwell => "unwell",
-        }
-    }
-}
-
-/// What held an incident back, and when it last did.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Held {
-    by: Suppressor,
-    covered_at: WallMs,
-    /// The largest deviation that it covered, as a log ratio.
-    size: f64,
-    /// Whether it is over and the extension has begun.
-    extended: bool,
-}
-
-/// The share of the largest deviation during an event that has to be left for it to have outlived the event.
-const OUTLIVED_MIN: f64 = 0.5;
 /// The size from which an open incident worsens soon: a third less or half as much more.
 const WORSENS_SOON: f64 = 0.4;
 /// Each return doubles the quiet that an end needs, up to this many times.
 const RETURNS_COUNTED_MAX: u32 = 5;
-
 /// The window under judgement, and the settings that hold.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Step<'a> {
@@ -83,33 +38,6 @@ pub(crate) struct Step<'a> {
     pub(crate) window_ms: u32,
     pub(crate) judgement: &'a Judgement,
     pub(crate) lifecycle: &'a Lifecycle,
-}
-
-/// What one judgement says of one scope in one window.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Finding {
-    pub(crate) source: Source,
-    pub(crate) scope: Scope,
-    pub(crate) verdict: Verdict,
-    /// Whether people should be notified, were it to last.
-    pub(crate) notify: bool,
-    /// Windows after which people should be notified all the same.
-    pub(crate) notify_after: Option<u32>,
-    /// Whether one window is enough.
-    pub(crate) at_once: bool,
-    /// How strongly the window supports the scope.
-    pub(crate) weight: f64,
-    pub(crate) severity: Severity,
-    pub(crate) started_at: WallMs,
-    pub(crate) evidence: Evidence,
-    pub(crate) series: Vec<AlarmSeries>,
-}
-
-impl Finding {
-    /// Holds it back: it is for the record only.
-    pub(crate) fn hold(&mut self) {
-        (self.notify, self.notify_after, self.severity) = (false, None, Severity::Info);
-    }
 }
 
 /// Where an incident stands in its life.
@@ -147,6 +75,18 @@ pub struct Incident {
     /// What brought it into its present state.
     #[serde(default)]
     change: Option<String>,
+    /// Whether it was open before, and only its severity rose.
+    #[serde(default)]
+    rises: bool,
+    /// The widest window that showed it since it last began; only those of this width may end it.
+    #[serde(default)]
+    pub(crate) window_ms: u32,
+    /// The verdict that was told last, after how many windows, and how often without a change of state.
+    #[serde(default)]
+    told: Retold,
+    /// Windows without a break that had its present verdict.
+    #[serde(default)]
+    verdict_windows: u32,
     votes: Vec<(Scope, f64)>,
     pub(crate) started_at: WallMs,
     /// When its present state was entered, event time.
@@ -159,6 +99,9 @@ pub struct Incident {
     pub(crate) notify_windows: u32,
     /// Judged windows since the latest that showed it.
     pub(crate) quiet: u32,
+    /// When something last looked at it, by the aggregator's clock: a window of its regions, or a look for its agent.
+    #[serde(default)]
+    looked_at: WallMs,
     pub(crate) evidence: Evidence,
     pub(crate) series: Vec<AlarmSeries>,
 }
@@ -191,6 +134,10 @@ impl Incident {
             opened_at: None,
             held: None,
             change: None,
+            rises: false,
+            window_ms: 0,
+            told: Retold::default(),
+            verdict_windows: 0,
             votes: Vec::new(),
             started_at: finding.started_at,
             entered_at: finding.started_at,
@@ -198,6 +145,7 @@ impl Incident {
             windows: 0,
             notify_windows: 0,
             quiet: 0,
+            looked_at: WallMs::default(),
             evidence: evidence.clone(),
             series: Vec::new(),
         }
@@ -212,35 +160,27 @@ impl Incident {
         self.stage == Stage::Told(state)
     }
 
-    /// Takes the finding of a window; returns what to tell if a state is entered.
-    pub(crate) fn take(&mut self, mut finding: Finding, step: Step<'_>) -> Option<Told> {
-        let at = step.at;
-        if self.quiet > 0 && !self.is_live() {
-            (self.windows, self.notify_windows) = (0, 0);
-        }
-        if self.windows == 0 {
-            self.since = at.plus_ms(-i64::from(step.window_ms));
-        }
-        self.quiet = 0;
-        self.windows = self.windows.saturating_add(1);
-        self.change = None;
-        let extends = self.linger(&mut finding, step);
+    /// Takes the finding of a window about a metric of which `alarm_on` notifies, if it has one; returns what to tell if
+    /// a state is entered.
+    pub(crate) fn take(
+        &mut self,
+        mut finding: Finding,
+        alarm_on: Option<AlarmOn>,
+        step: Step<'_>,
+    ) -> Option<Told> {
+        self.count(&finding, step);
+        let matters = alarm_on.is_some_and(|on| verdict::matters(on, finding.evidence.direction));
+        let extends = self.linger(&mut finding, matters, step);
         self.await_event(&mut finding, step);
         let outlasted = finding.notify_after.is_some_and(|windows| self.windows >= windows);
         self.notify_windows =
             if finding.notify || outlasted { self.notify_windows.saturating_add(1) } else { 0 };
-        self.seen_at = at;
-        let before = (self.verdict, self.severity);
-        self.vote(finding.scope, finding.weight);
-        self.verdict = finding.verdict;
-        self.severity = finding.severity.max(if self.is_live() { self.severity } else { Severity::Info });
-        self.series = finding.series;
-        let evidence = Evidence { windows: self.windows, grounds: None, ..finding.evidence };
-        self.evidence = evidence.settled();
-        let held_long = at.ms_since(self.since) >= step.lifecycle.hold_ms;
-        let enough = |windows: u32| {
-            (windows >= step.judgement.hold_windows && held_long) || (finding.at_once && windows > 0)
-        };
+        let severity_before = self.severity;
+        let at_once = finding.at_once;
+        self.show(finding);
+        let held_long = step.at.ms_since(self.since) >= step.lifecycle.hold_ms;
+        let enough =
+            |windows: u32| held_long && (windows >= step.judgement.hold_windows || (at_once && windows > 0));
         let next = if enough(self.notify_windows) {
             IncidentState::Open
         } else if enough(self.windows) {
@@ -251,75 +191,49 @@ impl Incident {
         if self.is(IncidentState::Open) {
             self.worsen(step);
         }
-        self.enter(next, before, extends, at)
+        self.enter(next, severity_before, extends, step)
     }
 
-    /// Holds back for a while what an event or a maintenance leaves behind, and tells what outgrew or outlived it.
-    /// Returns whether the extension begins.
-    fn linger(&mut self, finding: &mut Finding, step: Step<'_>) -> bool {
-        let size = size_of(&finding.evidence);
-        if let Some(by) = covering(finding) {
-            let largest = self.held.as_ref().map_or(size, |held| held.size.max(size));
-            self.held = Some(Held { by, covered_at: step.at, size: largest, extended: false });
-            return false;
+    /// Counts the window.
+    fn count(&mut self, finding: &Finding, step: Step<'_>) {
+        if self.quiet > 0 && !self.is_live() {
+            (self.windows, self.notify_windows) = (0, 0);
         }
-        let Some(held) = &mut self.held else { return false };
-        let over_ms = step.at.ms_since(held.covered_at);
-        let name = held.by.name.clone();
-        if held.by.kind == SuppressorKind::Silence
-            || (finding.notify && held.by.kind == SuppressorKind::Event)
-        {
-            if held.by.kind == SuppressorKind::Event && !held.extended && self.stage != Stage::Candidate {
-                finding.evidence.reason = format!("it outgrew {name}: {}", finding.evidence.reason);
-            }
-            self.held = None;
-            return false;
+        if self.windows == 0 {
+            // An agent was silent before that was noticed.
+            let silent = finding.source == Source::Silent;
+            let begun = step.at.plus_ms(-i64::from(step.window_ms));
+            self.since = if silent { finding.started_at } else { begun };
+            (self.window_ms, self.told, self.verdict_windows) = (0, Retold::default(), 0);
         }
-        if over_ms < step.lifecycle.extension_ms {
-            let until = Instant(held.covered_at.plus_ms(step.lifecycle.extension_ms));
-            let began = !std::mem::replace(&mut held.extended, true);
-            finding.evidence.suppressor = Some(Suppressor { until: Some(until), ..held.by.clone() });
-            finding.hold();
-            let reason = std::mem::take(&mut finding.evidence.reason);
-            finding.evidence.reason =
-                format!("{name} is over, and what it leaves behind is held back until {until}; {reason}");
-            finding.evidence.counterfactual = format!("will notify if it lasts beyond {until}");
-            return began && self.is(IncidentState::Suppressed);
-        }
-        if !finding.notify && matters(finding) && size >= OUTLIVED_MIN * held.size {
-            finding.notify = true;
-            finding.verdict = Verdict::Malfunction;
-            finding.severity = finding.severity.max(Severity::Warning);
-            finding.evidence.counterfactual = format!("would have been held back had it ended with {name}");
-        }
-        if finding.notify {
-            let reason = std::mem::take(&mut finding.evidence.reason);
-            finding.evidence.reason = format!("it outlived {name} by {}: {reason}", minutes(over_ms));
-        }
-        false
+        let goes_on = self.windows > 0 && self.verdict == finding.verdict;
+        self.verdict_windows = if goes_on { self.verdict_windows.saturating_add(1) } else { 1 };
+        self.window_ms = self.window_ms.max(step.window_ms);
+        self.quiet = 0;
+        self.windows = self.windows.saturating_add(1);
+        (self.change, self.rises) = (None, false);
+        self.seen_at = step.at;
     }
 
-    /// Gives an event that the calendar announces time to show itself before its first sign is told as a fault.
-    fn await_event(&self, finding: &mut Finding, step: Step<'_>) {
-        let evidence = &mut finding.evidence;
-        let raised = evidence.errors.as_ref().is_some_and(|errors| errors.raised);
-        let awaited = finding.notify && !finding.at_once && !evidence.calendar.is_empty() && !raised;
-        let until = self.since.plus_ms(step.lifecycle.wait_ms);
-        if !awaited || evidence.event_is_live || self.is(IncidentState::Open) || step.at >= until {
-            return;
-        }
-        finding.notify = false;
-        let name = crate::alarm::list(&evidence.calendar);
-        let reason = std::mem::take(&mut evidence.reason);
-        evidence.reason = format!("waits until {} for {name} to show itself; {reason}", Instant(until));
+    /// Takes over what the window shows.
+    fn show(&mut self, finding: Finding) {
+        // Of what people know of, the gravest; what is held back is as grave as it is now.
+        let known = if self.is(IncidentState::Open) { self.severity } else { Severity::Info };
+        self.vote(finding.scope, finding.weight);
+        self.verdict = finding.verdict;
+        self.severity = finding.severity.max(known);
+        self.series = finding.series;
+        let evidence = Evidence { windows: self.windows, grounds: None, ..finding.evidence };
+        self.evidence = evidence.settled();
     }
 
-    /// An open incident that lasts becomes critical: soon if it is large, later if not.
+    /// An open incident that lasts becomes critical: soon if it is large, later if not, and not while people are not to
+    /// be notified of it.
     fn worsen(&mut self, step: Step<'_>) {
-        let Some(opened_at) = self.opened_at.filter(|_| self.source.kind() == Kind::Malfunction) else {
+        if self.source.kind() != Kind::Malfunction || self.evidence.suppressor.is_some() {
             return;
-        };
-        let lasted_ms = step.at.ms_since(opened_at);
+        }
+        let lasted_ms = step.at.ms_since(self.opened_at.unwrap_or(self.entered_at));
         let soon = size_of(&self.evidence) >= WORSENS_SOON;
         let after_ms = step.lifecycle.worsens_after_ms.saturating_mul(if soon { 1 } else { 4 });
         if self.severity == Severity::Warning && lasted_ms >= after_ms {
@@ -329,44 +243,42 @@ impl Incident {
         }
     }
 
-    /// Enters `next`, unless it is there already or people were notified and the verdict only softens.
-    fn enter(
-        &mut self,
-        next: IncidentState,
-        (verdict_before, severity_before): (Verdict, Severity),
-        extends: bool,
-        at: WallMs,
-    ) -> Option<Told> {
-        match (self.stage, next) {
-            (Stage::Told(IncidentState::Open), _) => (self.severity > severity_before).then(|| {
-                let rise = || {
-                    format!("severity rose from {} to {}", severity_before.as_str(), self.severity.as_str())
-                };
-                self.change = self.change.take().or_else(|| Some(rise()));
-                self.entered_at = at;
-                self.tell(None, at)
-            }),
-            (Stage::Told(IncidentState::Suppressed), IncidentState::Suppressed) => {
-                if extends {
-                    return Some(self.tell(Some(Decision::Extend), at));
-                }
-                // On the way to being told, it is told once, when it is.
-                let changed = self.verdict != verdict_before && self.notify_windows == 0;
-                changed.then(|| self.tell(Some(Decision::Suppress), at))
+    /// The agent whose silence it is about, if it is about one.
+    pub(crate) fn agent(&self) -> Option<&str> {
+        let missing = self.evidence.missing.as_ref().filter(|_| self.source == Source::Silent);
+        missing.map(|missing| missing.agent.as_str())
+    }
+
+    /// When the silence that it is about is to be judged again: once it has lasted for as long as that takes, and once
+    /// nothing holds it back any more. None when people know of it or it is over.
+    pub(crate) fn silence_due_at(&self, lifecycle: &Lifecycle) -> Option<WallMs> {
+        match self.stage {
+            Stage::Candidate => Some(self.since.plus_ms(lifecycle.hold_ms)),
+            Stage::Told(IncidentState::Suppressed) => {
+                let by = self.evidence.suppressor.as_ref();
+                Some(by.and_then(|by| by.until).map_or(self.entered_at, |until| until.0))
             }
-            (Stage::Told(IncidentState::Suppressed), _) => {
-                self.change = Some("held back before".into());
-                Some(self.become_state(next, Some(Decision::Release), at))
-            }
-            (before, _) => {
-                if before == Stage::Told(IncidentState::Resolved) {
-                    self.returns = self.returns.saturating_add(1);
-                    self.change = Some(format!("came back, for the {} time", ordinal(self.returns)));
-                }
-                let decision = (next == IncidentState::Suppressed).then_some(Decision::Suppress);
-                Some(self.become_state(next, decision, at))
-            }
+            Stage::Told(IncidentState::Open | IncidentState::Resolved) => None,
         }
+    }
+
+    /// Something looks at it at `now`, by the aggregator's clock.
+    pub(crate) fn look(&mut self, now: WallMs) {
+        self.looked_at = self.looked_at.max(now);
+    }
+
+    /// Whether nothing has looked at it for so long that what it is about must be gone.
+    pub(crate) fn is_gone(&self, now: WallMs, lifecycle: &Lifecycle) -> bool {
+        self.is_live() && now.ms_since(self.looked_at) >= lifecycle.gone_ms
+    }
+
+    /// Whether a window of `window_ms` that ends at `end` may say that it is over. Where its regions are judged in windows
+    /// of several widths, only the widest that showed it knows; when those no longer come, others will do.
+    pub(crate) fn may_rest(&self, end: WallMs, step: Step<'_>) -> bool {
+        let own_ms = i64::from(self.window_ms);
+        let missed_ms =
+            own_ms.saturating_mul(i64::from(self.quiet.saturating_add(step.judgement.quiet_windows)));
+        step.window_ms >= self.window_ms || end.ms_since(self.seen_at) > missed_ms
     }
 
     /// A judged window that did not show it. Returns what to tell if that ends it.
@@ -378,7 +290,8 @@ impl Incident {
 
     /// Whether it has been quiet for long enough to be over, and for `longer_ms` beyond that.
     fn is_quiet(&self, step: Step<'_>, longer_ms: i64) -> bool {
-        let least_ms = i64::from(step.judgement.quiet_windows) * i64::from(step.window_ms);
+        let width_ms = i64::from(self.window_ms.max(step.window_ms));
+        let least_ms = i64::from(step.judgement.quiet_windows) * width_ms;
         let once_ms = step.lifecycle.quiet_ms.max(least_ms);
         let doubled_ms = once_ms.saturating_mul(1 << self.returns.min(RETURNS_COUNTED_MAX));
         let needed_ms = once_ms.max(doubled_ms.min(step.lifecycle.flap_ms));
@@ -399,60 +312,6 @@ impl Incident {
         self.votes.iter().any(|(scope, _)| alike(scope))
     }
 
-    /// Ends it at `at`.
-    pub(crate) fn resolve(&mut self, at: WallMs) -> Told {
-        (self.change, self.held) = (None, None);
-        let decision = self.is(IncidentState::Suppressed).then_some(Decision::End);
-        self.become_state(IncidentState::Resolved, decision, at)
-    }
-
-    fn become_state(&mut self, state: IncidentState, decision: Option<Decision>, at: WallMs) -> Told {
-        self.stage = Stage::Told(state);
-        self.entered_at = at;
-        self.opened_at = (state == IncidentState::Open).then_some(at);
-        self.tell(decision, at)
-    }
-
-    fn tell(&self, decision: Option<Decision>, at: WallMs) -> Told {
-        let alarm = self.alarm();
-        let entry = decision.map(|decision| LedgerEntry {
-            id: self.id.clone(),
-            at: Instant(at),
-            decision,
-            started_at: alarm.started_at,
-            region: self.scope.region.clone(),
-            scope: self.scope.clone(),
-            verdict: self.verdict,
-            reason: self.evidence.reason.clone(),
-            evidence: self.evidence.clone(),
-            counterfactual: self.evidence.counterfactual.clone(),
-        });
-        Told { alarm, entry, basis: None }
-    }
-
-    /// The object of its present state, with the latest evidence.
-    pub(crate) fn alarm(&self) -> Alarm {
-        Alarm {
-            id: self.id.clone(),
-            state: match self.stage {
-                Stage::Told(state) => state,
-                Stage::Candidate => IncidentState::Suppressed,
-            },
-            kind: self.source.kind(),
-            at: Instant(self.entered_at),
-            started_at: Instant(self.started_at),
-            severity: self.severity,
-            verdict: self.verdict,
-            scope: self.scope.clone(),
-            summary: summarise(&self.scope, &self.evidence),
-            change: self.change.clone(),
-            returns: self.returns,
-            split_from: self.split_from.clone(),
-            evidence: self.evidence.clone(),
-            series: self.series.clone(),
-        }
-    }
-
     /// The scope with the most support over the latest windows becomes the incident's.
     fn vote(&mut self, scope: Scope, weight: f64) {
         for (_, support) in &mut self.votes {
@@ -468,48 +327,6 @@ impl Incident {
             self.scope.clone_from(best);
         }
     }
-}
-
-/// What holds `finding` back by its own judgement, if something scheduled or ordered does.
-fn covering(finding: &Finding) -> Option<Suppressor> {
-    let evidence = &finding.evidence;
-    let event = finding.verdict == Verdict::ScheduledEvent && !finding.notify;
-    let scheduled = || Suppressor {
-        kind: SuppressorKind::Event,
-        name: crate::alarm::list(&evidence.calendar),
-        until: None,
-    };
-    evidence.suppressor.clone().or_else(|| (event && !evidence.calendar.is_empty()).then(scheduled))
-}
-
-/// Whether people are notified of deviations in the finding's direction.
-fn matters(finding: &Finding) -> bool {
-    let evidence = &finding.evidence;
-    evidence.grounds.as_ref().is_some_and(|grounds| verdict::matters(grounds.alarm_on, evidence.direction))
-}
-
-/// How large a deviation is, as a log ratio.
-fn size_of(evidence: &Evidence) -> f64 {
-    evidence.residual.abs().max(evidence.common_mode.abs())
-}
-
-/// A length of time as people say it.
-fn minutes(ms: i64) -> String {
-    match ms / 60_000 {
-        few @ 0..120 => format!("{few} min"),
-        many => format!("{} h {} min", many / 60, many % 60),
-    }
-}
-
-fn ordinal(number: u32) -> String {
-    let ending = match (number % 10, number % 100) {
-        (_, 11..=13) => "th",
-        (1, _) => "st",
-        (2, _) => "nd",
-        (3, _) => "rd",
-        _ => "th",
-    };
-    format!("{number}{ending}")
 }
 
 #[cfg(test)]

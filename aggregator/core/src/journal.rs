@@ -1,7 +1,7 @@
 //! The journal of incidents: which finding belongs to which incident, and what has to be told.
 //!
-//! It must never grow past its limit. The hard case is recognition: a finding belongs to the incident of the same source
-//! and direction whose cells it shares most, and ties go to the earlier id.
+//! It must never grow past its limit, and never keep what nobody can end. The hard case is recognition: a finding belongs
+//! to the incident of the same source and direction whose cells it shares most, and ties go to the earlier id.
 use std::collections::{BTreeMap, BTreeSet};
 
 use vedette_common::WallMs;
@@ -9,8 +9,8 @@ use vedette_common::WallMs;
 use crate::alarm::{IncidentState, Scope};
 use crate::basis::Basis;
 use crate::counts::{Counts, Reason};
-use crate::incident::{Finding, Incident, Source, Step, Told};
-use crate::settings::Settings;
+use crate::incident::{Finding, Incident, Source, Stage, Step, Told};
+use crate::settings::{Lifecycle, Settings};
 
 /// The share of common cells from which two scopes are the same trouble.
 const OVERLAP_MIN: f64 = 0.3;
@@ -30,6 +30,8 @@ pub(crate) struct Journal {
 
 /// One judged window: its end, and the regions that it judged.
 pub(crate) struct Judged<'a> {
+    /// When it is judged, by the aggregator's clock.
+    pub(crate) now: WallMs,
     pub(crate) end: WallMs,
     pub(crate) window_ms: u32,
     pub(crate) regions: BTreeSet<&'a str>,
@@ -94,7 +96,7 @@ impl Journal {
     /// Takes the findings of one judged window; incidents of its regions that none of them shows come to rest.
     pub(crate) fn step(
         &mut self,
-        findings: Vec<Finding>,
+        mut findings: Vec<Finding>,
         judged: &Judged<'_>,
         settings: &Settings,
         counts: &mut Counts,
@@ -107,6 +109,8 @@ impl Journal {
         };
         let mut told = Vec::new();
         let mut shown = BTreeSet::new();
+        // What people should be notified of speaks for its incident before what is held back.
+        findings.sort_by_key(|finding| !finding.notify);
         let mut lone = self.lone_by_scope();
         let mut is_full = false;
         for finding in findings {
@@ -131,10 +135,12 @@ impl Journal {
             };
             shown.insert(id.clone());
             if let Some(incident) = self.incidents.get_mut(&id) {
+                incident.look(judged.now);
                 told.extend(take(incident, finding, step));
             }
             self.changed.insert(id);
         }
+        self.forget_silences(judged.now, settings);
         self.rest(&shown, judged, step, &mut told);
         told
     }
@@ -154,7 +160,7 @@ impl Journal {
     ) -> String {
         let mut incident = Incident::new(finding);
         let alike = |scope: &Scope| overlap(scope, &finding.scope, judged.sizes) >= OVERLAP_MIN;
-        let mut parents = self.incidents.values().filter(|i| i.is_live() && i.source == finding.source);
+        let mut parents = self.incidents.values().filter(|i| i.is_live() && same_trouble(i, finding));
         incident.split_from = parents.find(|parent| parent.had(alike)).map(|parent| parent.id.clone());
         let id = incident.id.clone();
         if finding.source == Source::Lone {
@@ -167,18 +173,12 @@ impl Journal {
     /// The incident that `finding` goes on with: one that people were told of before one that is held back, a live one
     /// before an ended one, then the one with most cells in common.
     fn recognise(&self, finding: &Finding, judged: &Judged<'_>) -> Option<String> {
-        // The same metric in the other direction is another trouble; an incident may be told by several metrics in turn.
-        let same = |incident: &&Incident| {
-            let turned = incident.evidence.direction != finding.evidence.direction
-                && incident.evidence.metric == finding.evidence.metric;
-            incident.source == finding.source && !turned
-        };
         let score = |incident: &Incident| {
             let told = (incident.is_live(), finding.notify && incident.is(IncidentState::Open));
             (told, overlap(&incident.scope, &finding.scope, judged.sizes))
         };
         let mut best: Option<(&Incident, Likeness)> = None;
-        for incident in self.incidents.values().filter(same) {
+        for incident in self.incidents.values().filter(|incident| same_trouble(incident, finding)) {
             let new = score(incident);
             let better = best.is_none_or(|(_, old)| new.0.cmp(&old.0).then(new.1.total_cmp(&old.1)).is_gt());
             if new.1 >= OVERLAP_MIN && better {
@@ -192,6 +192,10 @@ impl Journal {
         let mut over = Vec::new();
         for incident in self.incidents.values_mut().filter(|i| i.source != Source::Silent) {
             if shown.contains(&incident.id) || !judged.concerns(&incident.scope) {
+                continue;
+            }
+            incident.look(judged.now);
+            if !incident.may_rest(judged.end, step) {
                 continue;
             }
             told.extend(incident.rest(step));
@@ -219,25 +223,80 @@ impl Journal {
         true
     }
 
-    /// Opens, or shows again, the incident of a silent agent.
-    pub(crate) fn silent(&mut self, finding: Finding, at: WallMs, settings: &Settings) -> Option<Told> {
-        let incident = Incident::new(&finding);
-        let id = incident.id.clone();
-        let incident = self.incidents.entry(id.clone()).or_insert(incident);
+    /// Takes the finding about a silent agent: its incident opens, comes back, or is judged again. One that does not fit
+    /// is counted.
+    pub(crate) fn silent(
+        &mut self,
+        finding: Finding,
+        now: WallMs,
+        settings: &Settings,
+        counts: &mut Counts,
+    ) -> Option<Told> {
+        self.forget_silences(now, settings);
+        let new = Incident::new(&finding);
+        let known = self.incidents.values().find(|known| known.agent() == new.agent());
+        let id = known.map_or_else(|| new.id.clone(), |known| known.id.clone());
+        if !self.incidents.contains_key(&id) && !self.has_room(now, settings.limits.incidents_max) {
+            counts.add(Reason::IncidentsFull, 1);
+            return None;
+        }
+        let incident = self.incidents.entry(id.clone()).or_insert(new);
         self.changed.insert(id);
+        incident.look(now);
         let (judgement, lifecycle) = (&settings.judgement, &settings.lifecycle);
-        take(incident, finding, Step { at, window_ms: 0, judgement, lifecycle })
+        take(incident, finding, Step { at: now, window_ms: 0, judgement, lifecycle })
     }
 
     /// Ends the incidents about the silence of `agent`.
-    pub(crate) fn heard(&mut self, agent: &str, at: WallMs) -> Vec<Told> {
+    pub(crate) fn heard(&mut self, agent: &str, now: WallMs) -> Vec<Told> {
         let mut told = Vec::new();
-        for incident in self.incidents.values_mut().filter(|i| i.source == Source::Silent && i.is_live()) {
-            let about = incident.evidence.missing.as_ref().is_some_and(|missing| missing.agent == agent);
-            if about {
-                told.push(incident.resolve(at));
-                self.changed.insert(incident.id.clone());
+        let mut unknown = Vec::new();
+        for incident in self.incidents.values_mut().filter(|it| it.agent() == Some(agent)) {
+            self.changed.insert(incident.id.clone());
+            if incident.is_live() {
+                told.push(incident.resolve(now));
+            } else if incident.stage == Stage::Candidate {
+                unknown.push(incident.id.clone());
             }
+        }
+        unknown.iter().for_each(|id| drop(self.incidents.remove(id)));
+        told
+    }
+
+    /// The silent agents that people were not notified of, each with the time from which that is to be judged again.
+    pub(crate) fn silences_held(&self, lifecycle: &Lifecycle) -> impl Iterator<Item = (&str, WallMs)> {
+        let held = self.incidents.values().filter(|incident| !incident.is(IncidentState::Open));
+        held.filter_map(move |incident| Some((incident.agent()?, incident.silence_due_at(lifecycle)?)))
+    }
+
+    /// Forgets the silences that ended so long ago that another one is another incident.
+    fn forget_silences(&mut self, now: WallMs, settings: &Settings) {
+        let flap_ms = settings.lifecycle.flap_ms;
+        let over = |incident: &Incident| {
+            let ended = incident.is(IncidentState::Resolved) && incident.source == Source::Silent;
+            ended && now.ms_since(incident.entered_at) >= flap_ms
+        };
+        let (incidents, changed) = (&mut self.incidents, &mut self.changed);
+        incidents.retain(|id, incident| {
+            let keep = !over(incident);
+            if !keep {
+                changed.insert(id.clone());
+            }
+            keep
+        });
+    }
+
+    /// Nobody could look at anything while the process was away: the time without a look counts from `now`.
+    pub(crate) fn start(&mut self, now: WallMs) {
+        self.incidents.values_mut().for_each(|incident| incident.look(now));
+    }
+
+    /// Ends what nothing has looked at for long: regions that send no windows any more, agents that stay silent.
+    pub(crate) fn end_gone(&mut self, now: WallMs, lifecycle: &Lifecycle) -> Vec<Told> {
+        let mut told = Vec::new();
+        for incident in self.incidents.values_mut().filter(|incident| incident.is_gone(now, lifecycle)) {
+            self.changed.insert(incident.id.clone());
+            told.push(incident.give_up(now));
         }
         told
     }
@@ -249,12 +308,23 @@ impl Journal {
     }
 }
 
+/// Whether `finding` may be about the trouble of `incident`: the same metric in the other direction is another one, but an
+/// incident may be told by several metrics in turn.
+fn same_trouble(incident: &Incident, finding: &Finding) -> bool {
+    let turned = incident.evidence.direction != finding.evidence.direction
+        && incident.evidence.metric == finding.evidence.metric;
+    incident.source == finding.source && !turned
+}
+
 /// Lets `incident` take `finding`; what is told carries what it was decided from.
 fn take(incident: &mut Incident, mut finding: Finding, step: Step<'_>) -> Option<Told> {
     finding.evidence = finding.evidence.settled();
+    // The grounds are most of a finding, and few findings are told: they are moved, never copied.
+    let grounds = finding.evidence.grounds.take();
+    let alarm_on = grounds.as_ref().map(|grounds| grounds.alarm_on);
     let (before, shown) = (incident.clone(), finding.clone());
-    let mut told = incident.take(finding, step)?;
-    told.basis = Some(Box::new(Basis::new(step, before, shown)));
+    let mut told = incident.take(finding, alarm_on, step)?;
+    told.basis = Some(Box::new(Basis::new(step, before, shown, grounds)));
     Some(told)
 }
 
@@ -277,7 +347,45 @@ mod tests {
             started_at: WallMs(0),
             evidence: Evidence { metric: metric.into(), ..Evidence::nothing(direction) },
             series: Vec::new(),
+            since_ruled: crate::incident::SinceRuled::default(),
         }
+    }
+
+    fn judged(end: WallMs) -> Judged<'static> {
+        Judged { now: end, end, window_ms: 10_000, regions: BTreeSet::from(["uk"]), sizes: [3, 5, 5] }
+    }
+
+    #[test]
+    fn a_silence_of_one_part_does_not_hide_the_rest_of_an_incident() {
+        let (mut journal, mut counts) = (Journal::default(), Counts::default());
+        let settings = Settings::default();
+        let part = |stack: &str, notify: bool| {
+            let mut part = finding("activity", Direction::Drop);
+            part.scope.stack = vec![stack.into()];
+            if !notify {
+                part.hold();
+            }
+            part
+        };
+        let mut both = part("browse", false);
+        both.scope.stack.push("payments".into());
+        let told = journal.step(vec![both], &judged(WallMs(10_000)), &settings, &mut counts);
+        assert_eq!(told[0].alarm.state, IncidentState::Suppressed);
+        let parts = vec![part("browse", false), part("payments", true)];
+        let told = journal.step(parts, &judged(WallMs(20_000)), &settings, &mut counts);
+        assert_eq!(told[0].alarm.state, IncidentState::Open);
+    }
+
+    #[test]
+    fn what_goes_the_other_way_did_not_split_off() {
+        let (mut journal, mut counts) = (Journal::default(), Counts::default());
+        let settings = Settings::default();
+        for (window, direction) in [(1, Direction::Drop), (2, Direction::Rise)] {
+            let found = vec![finding("activity", direction)];
+            let told = journal.step(found, &judged(WallMs(window * 10_000)), &settings, &mut counts);
+            assert_eq!((told[0].alarm.state, &told[0].alarm.split_from), (IncidentState::Open, &None));
+        }
+        assert_eq!(journal.iter().count(), 2);
     }
 
     #[test]
@@ -289,7 +397,7 @@ mod tests {
         for (window, metric) in (1..).zip(turns) {
             let direction = if metric == "errors" { Direction::Rise } else { Direction::Drop };
             let end = WallMs(window * 10_000);
-            let judged = Judged { end, window_ms: 10_000, regions: BTreeSet::from(["uk"]), sizes: [3, 5, 5] };
+            let judged = judged(end);
             let told = journal.step(vec![finding(metric, direction)], &judged, &settings, &mut counts);
             opened.extend(told.into_iter().map(|told| told.alarm.id));
         }

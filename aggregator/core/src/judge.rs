@@ -20,6 +20,7 @@ use crate::region::{Fleet, HISTORY_WINDOWS, Names};
 use crate::schedule::Schedule;
 use crate::scopes::{self, ALL, GROUP, Membership, Noise, Noises, Pooled, ScopeKey, Search};
 use crate::settings::{MetricSettings, Role, Settings};
+use crate::silences::Holds;
 use crate::window::PendingWindow;
 use crate::{combine, lone, telemetry, verdict};
 
@@ -146,6 +147,8 @@ pub(crate) struct Case<'a> {
     pub(crate) journal: &'a Journal,
     /// Agents known to be silent, by their place among the reporters.
     pub(crate) silent: &'a BTreeSet<u16>,
+    /// What keeps people from being notified besides the judgement.
+    pub(crate) holds: &'a Holds<'a>,
 }
 
 /// One window under judgement.
@@ -182,12 +185,16 @@ pub(crate) fn judge(
     for metric in bench.order(fleet) {
         findings.extend(bench.judge_metric(fleet, memory, metric));
     }
+    // What is held back neither speaks for what is not nor teaches anything.
+    findings.iter_mut().for_each(|finding| case.holds.apply(finding));
     let shapes = case.settings.judgement.ingredients.shapes;
     let mut findings = combine::combine(findings, fleet, case.journal, shapes);
     bench.learn_dependencies(fleet, memory, &findings);
-    findings.extend(lone::judge(fleet, &bench));
-    findings.extend(telemetry::missing(fleet, &bench));
-    findings.extend(telemetry::unwell(fleet, &bench));
+    let mut by_itself = lone::judge(fleet, &bench);
+    by_itself.extend(telemetry::missing(fleet, &bench));
+    by_itself.extend(telemetry::unwell(fleet, &bench));
+    by_itself.iter_mut().for_each(|finding| case.holds.apply(finding));
+    findings.append(&mut by_itself);
     findings
 }
 
@@ -291,6 +298,7 @@ impl<'a> Bench<'a> {
         let mut findings = Vec::new();
         for (region, mode) in &modes {
             let key = ScopeKey { metric, region: *region, device: ALL, stack: ALL };
+            let settings = (settings, counts);
             findings.extend(self.common(fleet, &mut memory.noise, settings, key, mode, &points));
         }
         findings.extend(self.leftovers(fleet, memory, metric, settings, &modes, points));
@@ -441,8 +449,10 @@ impl<'a> Bench<'a> {
         if judgement.ingredients.effects {
             self.learn_effects(fleet, memory, metric, modes, &original, &found);
         }
-        let case = (settings, modes, &memory.noise);
-        found.iter().filter_map(|pooled| self.leftover(fleet, case, pooled, &original)).collect()
+        let case = (settings, !memory.measures.contains(&metric), modes, &memory.noise);
+        let each = found.iter().enumerate();
+        each.filter_map(|(at, pooled)| self.leftover(fleet, case, (pooled, &found[..at]), &original))
+            .collect()
     }
 
     /// Which of the points lie in an incident that people were told of and that is not over.

@@ -53,7 +53,7 @@ pub use evidence::{Direction, Evidence, Suppressor, SuppressorKind};
 pub use ingredients::Ingredients;
 pub use instant::Instant;
 pub use ledger::{Decision, LedgerEntry};
-pub use schedule::{ScheduleEntry, Silence};
+pub use schedule::{ScheduleEntry, Silence, Span};
 pub use session::AllowedRegions;
 pub use settings::{
     AlarmOn, Dimensions, Judgement, Lifecycle, Limits, MetricSettings, Role, Settings, Timing,

@@ -9,7 +9,7 @@ use vedette_common::wire::Phase;
 use crate::alarm::{AlarmSeries, Scope, Severity, Verdict};
 use crate::correlate::log_ratio;
 use crate::evidence::{Direction, Evidence};
-use crate::incident::{Finding, Source};
+use crate::incident::{Finding, SinceRuled, Source};
 use crate::judge::Bench;
 use crate::region::{Fleet, Region};
 use crate::window::Deviating;
@@ -76,6 +76,7 @@ fn find(
         severity: if notify { Severity::Warning } else { Severity::Info },
         started_at: worst.onset_at.min(bench.window.start),
         series: series.collect(),
+        since_ruled: SinceRuled::default(),
         evidence: Evidence {
             metric: metric(worst).into(),
             observed: worst.observed,

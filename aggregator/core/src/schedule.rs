@@ -44,6 +44,22 @@ impl ScheduleEntry {
     }
 }
 
+/// A window or, where it ends as it begins, a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Its beginning.
+    pub from: WallMs,
+    /// Its end.
+    pub until: WallMs,
+}
+
+impl Span {
+    /// Whether a part of it lies between `from` and `until`.
+    pub fn overlaps(self, from: WallMs, until: WallMs) -> bool {
+        from < self.until.max(self.from.plus_ms(1)) && self.from < until
+    }
+}
+
 /// A person's order not to be notified of something for a while.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Silence {
@@ -62,13 +78,12 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// Whether it covers `scope` at `at`.
-    pub fn covers(&self, scope: &Scope, at: WallMs) -> bool {
+    /// Whether it covers `scope` in a part of `span`.
+    pub fn covers(&self, scope: &Scope, span: Span) -> bool {
         let within = |outer: &[String], inner: &[String]| {
             outer.is_empty() || (!inner.is_empty() && inner.iter().all(|name| outer.contains(name)))
         };
-        self.from <= at
-            && at < self.until
+        span.overlaps(self.from, self.until)
             && within(&self.scope.region, &scope.region)
             && within(&self.scope.device, &scope.device)
             && within(&self.scope.stack, &scope.stack)
@@ -211,8 +226,9 @@ mod tests {
             author: "ada".into(),
             comment: "maintenance".into(),
         };
-        assert!(silence.covers(&uk, WallMs(5)));
-        assert!(!silence.covers(&uk, WallMs(10)));
-        assert!(!silence.covers(&Scope::default(), WallMs(5)), "all regions are more than one");
+        let at = |at| Span { from: WallMs(at), until: WallMs(at) };
+        assert!(silence.covers(&uk, at(5)));
+        assert!(!silence.covers(&uk, at(10)));
+        assert!(!silence.covers(&Scope::default(), at(5)), "all regions are more than one");
     }
 }

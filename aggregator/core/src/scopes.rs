@@ -155,7 +155,7 @@ pub(crate) struct Pooled {
     /// The pooled leftover, as a log ratio, of the horizon that shows it best.
     pub(crate) shift: f64,
     /// That horizon.
-    horizon: usize,
+    pub(crate) horizon: usize,
     /// One standard deviation of it, unevenness included.
     pub(crate) deviation: f64,
     /// `shift` in standard deviations.

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use vedette_common::WallMs;
 
 use crate::alarm::Verdict;
-use crate::evidence::SensitivityEvidence;
+use crate::evidence::{SensitivityEvidence, round};
 use crate::incident::{Finding, Source};
-use crate::settings::Settings;
+use crate::settings::{Judgement, Settings};
+use crate::verdict;
 
 /// One page moves the bar by this much, as a logarithm: 12 %.
 const STEP: f64 = 0.113;
@@ -52,21 +53,23 @@ impl Sensitivities {
         for (name, target) in concerned {
             let known = self.regions.entry(name.clone()).or_insert(Sensitivity { level: 0.0, at });
             let level = (known.level_at(at, *target) + STEP).min(FACTOR_MAX.ln());
-            *known = Sensitivity { level, at };
+            // Time that was counted once is not counted again, however late a window comes.
+            *known = Sensitivity { level, at: at.max(known.at) };
             learned = true;
         }
-        // Regions whose target was taken out of the config are forgotten.
-        self.regions.retain(|name, _| targets.contains_key(name));
         learned
     }
 
-    /// Begins to count time for regions with a target that were never paged.
+    /// Begins to count time for regions with a target that were never paged, and forgets those whose target was taken
+    /// out of the config. Says whether there were any.
     pub(crate) fn begin(&mut self, at: WallMs, targets: &BTreeMap<String, f64>) -> bool {
         let known = self.regions.len();
+        self.regions.retain(|name, _| targets.contains_key(name));
+        let kept = self.regions.len();
         for name in targets.keys() {
             self.regions.entry(name.clone()).or_insert(Sensitivity { level: 0.0, at });
         }
-        self.regions.len() != known
+        kept != known || self.regions.len() != kept
     }
 
     /// The factor on what the judgement asks of a finding about `region`, with the target: of several, the least
@@ -80,7 +83,8 @@ impl Sensitivities {
         let concerned = targets.iter().filter(|(name, _)| region.is_empty() || region.contains(name));
         let of = |(name, target): (&String, &f64)| {
             let level = self.regions.get(name).map_or(0.0, |known| known.level_at(at, *target));
-            SensitivityEvidence { factor: level.exp(), pages_per_week: *target }
+            // As it is written, so that what is decided can be decided again from what was written.
+            SensitivityEvidence { factor: round(level.exp()), pages_per_week: round(*target) }
         };
         concerned.map(of).max_by(|a, b| a.factor.total_cmp(&b.factor))
     }
@@ -92,34 +96,41 @@ impl Sensitivities {
         }
         let at = finding.started_at;
         let Some(learned) = self.factor(&finding.scope.region, at, &settings.pages_per_week) else { return };
-        let evidence = &mut finding.evidence;
-        let asked = evidence.significance_threshold * learned.factor;
-        // Raised errors are evidence too: both signs together have to pass.
-        let errors = evidence.errors.as_ref().filter(|errors| errors.raised).map_or(0.0, |e| e.significance);
-        let shown = evidence.significance.hypot(errors);
-        let target = learned.pages_per_week;
-        evidence.sensitivity = Some(learned);
-        if finding.notify && shown < asked {
-            finding.verdict = Verdict::Undecided;
-            evidence.counterfactual =
-                format!("would have notified at {asked:.1} standard deviations; {}", evidence.counterfactual);
-            evidence.reason = format!(
-                "{}; but {shown:.1} standard deviations are fewer than the {asked:.1} that a target of {target} pages a week \
-                 asks of this region by now",
-                evidence.reason
-            );
-            finding.hold();
-        } else if let Some(windows) = finding.notify_after.filter(|_| learned.factor < 1.0) {
-            // What people are told of only after a long time comes sooner where they want to hear more.
-            let sooner = (f64::from(windows) * learned.factor * learned.factor).round().max(1.0);
-            finding.notify_after = Some(sooner as u32);
-        }
+        ask(finding, learned, &settings.judgement);
+    }
+}
+
+/// Asks of `finding` what `learned` says, and holds it back where it shows less.
+pub(crate) fn ask(finding: &mut Finding, learned: SensitivityEvidence, judgement: &Judgement) {
+    let evidence = &mut finding.evidence;
+    let asked = evidence.significance_threshold * learned.factor;
+    // What confirms it is evidence too: both signs together have to pass.
+    let shown = evidence.significance.hypot(verdict::confirming(evidence, judgement));
+    let target = learned.pages_per_week;
+    evidence.sensitivity = Some(learned);
+    if finding.notify && shown < asked {
+        finding.verdict = Verdict::Undecided;
+        evidence.counterfactual =
+            format!("would have notified at {asked:.1} standard deviations; {}", evidence.counterfactual);
+        evidence.reason = format!(
+            "{}; but {shown:.1} standard deviations are fewer than the {asked:.1} that a target of {target} pages a week \
+             asks of this region by now",
+            evidence.reason
+        );
+        finding.hold();
+    } else if let Some(windows) = finding.notify_after {
+        // What people are told of only after a long time comes sooner where they want to hear more, later where less.
+        let patience = (f64::from(windows) * learned.factor * learned.factor).round().max(1.0);
+        finding.notify_after = Some(patience as u32);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::alarm::{Scope, Severity};
+    use crate::evidence::{Direction, ErrorEvidence, Evidence};
+    use crate::incident::SinceRuled;
 
     const DAY: i64 = 86_400_000;
 
@@ -153,5 +164,99 @@ mod tests {
         assert!(!learned.page(&["uk".into()], WallMs(0), &BTreeMap::new()));
         assert_eq!(learned, Sensitivities::default());
         assert!(learned.factor(&[], WallMs(0), &BTreeMap::new()).is_none());
+    }
+
+    fn drop_of(significance: f64) -> Finding {
+        let errors = ErrorEvidence {
+            metric: "errors".into(),
+            inside: 0.0,
+            outside: 0.0,
+            significance: 0.0,
+            threshold: 0.4,
+            raised: false,
+        };
+        let latency =
+            ErrorEvidence { metric: "p95".into(), significance: 5.5, raised: true, ..errors.clone() };
+        Finding {
+            source: Source::Leftover,
+            scope: Scope { region: vec!["uk".into()], ..Scope::default() },
+            verdict: Verdict::Malfunction,
+            notify: true,
+            notify_after: None,
+            at_once: false,
+            weight: 1.0,
+            severity: Severity::Warning,
+            started_at: WallMs(0),
+            evidence: Evidence {
+                metric_is_traffic: true,
+                residual: -0.4,
+                significance,
+                significance_threshold: 4.5,
+                errors: Some(errors),
+                latency: Some(latency),
+                ..Evidence::nothing(Direction::Drop)
+            },
+            series: Vec::new(),
+            since_ruled: SinceRuled::default(),
+        }
+    }
+
+    /// The finding after a target of a page a week whose region paged `pages` times today.
+    fn asked(pages: i64, mut finding: Finding) -> Finding {
+        let pages_per_week = BTreeMap::from([("uk".to_owned(), 1.0)]);
+        let settings = Settings { pages_per_week, ..Settings::default() };
+        let mut learned = Sensitivities::default();
+        learned.begin(WallMs(0), &settings.pages_per_week);
+        for _ in 0..pages {
+            learned.page(&["uk".into()], WallMs(0), &settings.pages_per_week);
+        }
+        learned.apply(&mut finding, &settings);
+        finding
+    }
+
+    #[test]
+    fn a_target_alone_changes_no_decision() {
+        let confirmed = asked(0, drop_of(3.5));
+        assert!(confirmed.notify, "latency confirms it: {}", confirmed.evidence.reason);
+        assert_eq!(confirmed.verdict, Verdict::Malfunction);
+        assert_eq!(confirmed.evidence.sensitivity.map(|it| it.factor), Some(1.0));
+    }
+
+    #[test]
+    fn more_pages_than_wanted_ask_for_more_and_say_so() {
+        let held = asked(10, drop_of(6.0));
+        assert!(!held.notify && held.since_ruled.held);
+        assert_eq!((held.verdict, held.severity), (Verdict::Undecided, Severity::Info));
+        assert!(held.evidence.reason.contains("8.1 standard deviations are fewer than the 13.5"));
+        assert!(asked(10, drop_of(16.0)).notify);
+    }
+
+    #[test]
+    fn patience_grows_with_the_bar() {
+        let patient = || Finding { notify: false, notify_after: Some(48), ..drop_of(6.0) };
+        assert_eq!(asked(0, patient()).notify_after, Some(48));
+        assert_eq!(asked(10, patient()).notify_after, Some(432));
+    }
+
+    #[test]
+    fn time_is_counted_once_however_late_a_page_comes() {
+        let targets = BTreeMap::from([("uk".to_owned(), 2.0)]);
+        let uk = ["uk".to_owned()];
+        let mut learned = Sensitivities::default();
+        learned.begin(WallMs(0), &targets);
+        learned.page(&uk, WallMs(14 * DAY), &targets);
+        learned.page(&uk, WallMs(DAY), &targets);
+        learned.page(&uk, WallMs(14 * DAY), &targets);
+        let level = learned.regions["uk"].level;
+        // Two weeks lower it to the bound; the three pages come after that.
+        assert!((level - (FACTOR_MIN.ln() + 3.0 * STEP)).abs() < 1e-9, "{level}");
+    }
+
+    #[test]
+    fn a_region_whose_target_is_gone_is_forgotten_with_the_next_window() {
+        let mut learned = Sensitivities::default();
+        assert!(learned.begin(WallMs(0), &BTreeMap::from([("uk".to_owned(), 2.0)])));
+        assert!(learned.begin(WallMs(1), &BTreeMap::new()));
+        assert_eq!(learned, Sensitivities::default());
     }
 }

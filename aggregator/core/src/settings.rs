@@ -200,6 +200,13 @@ pub struct Lifecycle {
     /// After this long an open incident of at least a third less or more is critical; a smaller one after four times as
     /// long. Default 30 minutes.
     pub worsens_after_ms: i64,
+    /// An incident that nothing has looked at for so long is over: its region or agent is no more. Default 7 days.
+    #[serde(default = "gone_ms")]
+    pub gone_ms: i64,
+}
+
+const fn gone_ms() -> i64 {
+    7 * 86_400_000
 }
 
 impl Default for Lifecycle {
@@ -211,6 +218,7 @@ impl Default for Lifecycle {
             wait_ms: 0,
             extension_ms: 2 * 3_600_000,
             worsens_after_ms: 1_800_000,
+            gone_ms: gone_ms(),
         }
     }
 }
@@ -267,6 +275,13 @@ pub struct Judgement {
     pub lone_windows: u32,
     /// What takes part. Default everything.
     pub ingredients: Ingredients,
+}
+
+impl Judgement {
+    /// Windows of `window_ms` after which people are notified of what lasts and is not explained.
+    pub(crate) fn patience_windows_of(&self, window_ms: u32) -> u32 {
+        self.patience_windows.max(self.patience_ms.div_ceil(window_ms.max(1)))
+    }
 }
 
 impl Default for Judgement {

@@ -10,7 +10,7 @@ use vedette_common::wire::{Phase, Scorer};
 
 use crate::alarm::{AlarmSeries, Scope, Severity, Verdict};
 use crate::evidence::{Direction, Evidence, MissingEvidence};
-use crate::incident::{Finding, Source};
+use crate::incident::{Finding, SinceRuled, Source};
 use crate::instant::Instant;
 use crate::judge::Bench;
 use crate::region::{Cell, Fleet, Names, Region};
@@ -43,6 +43,7 @@ pub(crate) fn silent(session: &Session) -> Finding {
             ..Evidence::nothing(Direction::Drop)
         },
         series: Vec::new(),
+        since_ruled: SinceRuled::default(),
     }
 }
 
@@ -141,6 +142,7 @@ fn find_missing(fleet: &Fleet, region: &Region, agent: &str, cells: &[&Cell]) ->
             ..Evidence::nothing(Direction::Drop)
         },
         series: Vec::new(),
+        since_ruled: SinceRuled::default(),
     }
 }
 
@@ -204,6 +206,7 @@ fn find_unwell(
         severity: Severity::Info,
         started_at: deviations.iter().map(|d| d.onset_at).min().unwrap_or(bench.window.start),
         series: series.collect(),
+        since_ruled: SinceRuled::default(),
         evidence: Evidence {
             reason: format!(
                 "{silent} series silent and {stuck} stuck at one value in a cell that reports: a fault of the telemetry, \

@@ -59,14 +59,8 @@ pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgemen
     let size = evidence.residual.abs();
     let event_on = is_event_on(evidence, settings);
     let sure = evidence.significance >= evidence.significance_threshold;
-    // Two signs that are each just visible are found somewhere in any large fleet; together they have to be clear, less so
-    // once people were told.
-    let eased = (evidence.significance_threshold / settings.significance).min(1.0);
-    let both = eased * settings.significance_of_both;
-    let confirms =
-        |errors: &&ErrorEvidence| errors.raised && evidence.significance.hypot(errors.significance) >= both;
-    let raised = evidence.errors.as_ref().filter(confirms);
-    let slow = evidence.latency.as_ref().filter(confirms);
+    let raised = confirmation(evidence, evidence.errors.as_ref(), settings);
+    let slow = confirmation(evidence, evidence.latency.as_ref(), settings);
     if evidence.peers.is_empty() {
         return sure.then(|| rule_without_peers(evidence, settings));
     }
@@ -138,6 +132,27 @@ fn hold_leftover(evidence: &Evidence, role: Role, event_on: bool) -> Ruling {
             "would have notified had errors inside been raised, or had it lasted",
         )
     }
+}
+
+/// `sign`, where it confirms what is left over. Two signs that are each just visible are found somewhere in any large
+/// fleet; together they have to be clear, less so once people were told.
+fn confirmation<'a>(
+    evidence: &Evidence,
+    sign: Option<&'a ErrorEvidence>,
+    settings: &Judgement,
+) -> Option<&'a ErrorEvidence> {
+    let eased = (evidence.significance_threshold / settings.significance).min(1.0);
+    let both = eased * settings.significance_of_both;
+    sign.filter(|it| it.raised && evidence.significance.hypot(it.significance) >= both)
+}
+
+/// The standard deviations of the sign that confirms what is left over: raised errors, or latency while no event is on;
+/// 0 where neither does.
+pub(crate) fn confirming(evidence: &Evidence, settings: &Judgement) -> f64 {
+    let errors = evidence.errors.as_ref().filter(|errors| errors.raised);
+    let slow = confirmation(evidence, evidence.latency.as_ref(), settings);
+    let slow = slow.filter(|_| !is_event_on(evidence, settings));
+    errors.or(slow).map_or(0.0, |sign| sign.significance)
 }
 
 /// Whether something from outside moves the region, by the calendar or by what its stacks share.

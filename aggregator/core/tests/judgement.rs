@@ -46,7 +46,7 @@ fn drain(aggregator: &mut Aggregator, told: &mut Vec<Alarm>) -> Vec<u8> {
                 told.push(*alarm);
             }
             Effect::Ledger(entry) => serde_json::to_writer(&mut bytes, &entry).unwrap(),
-            Effect::Acknowledge { .. } | Effect::Refuse { .. } | Effect::Basis(_) => {}
+            Effect::Acknowledge { .. } | Effect::Refuse { .. } | Effect::Basis { .. } => {}
         }
     }
     bytes

@@ -136,7 +136,7 @@ impl Explanation {
         }
         writeln!(out, "\nDecided again from what was stored")?;
         for derived in &self.derived {
-            let Derivation { equal, differences, checked, .. } = &derived.derivation;
+            let Derivation { equal, differences, checked, unchecked, .. } = &derived.derivation;
             let at = self.states.get(derived.state).map_or_else(String::new, |alarm| alarm.at.to_string());
             let said = if *equal {
                 "equal to the bit".into()
@@ -144,6 +144,9 @@ impl Explanation {
                 format!("DIFFERS: {}", differences.join("; "))
             };
             writeln!(out, "  {at}  {said} ({})", checked.join("; "))?;
+            for unchecked in unchecked {
+                writeln!(out, "    as recorded: {unchecked}")?;
+            }
         }
         match &last.derivation.counterfactual {
             Some(counterfactual) => writeln!(out, "  tried: {counterfactual}"),
@@ -152,21 +155,16 @@ impl Explanation {
     }
 }
 
-/// Decides each state once more that has a basis. One that cannot be read, as after a change of the program, is said and hides no other.
+/// Decides each state once more that has a basis. One that cannot be read hides neither the others nor what was recorded.
 fn derive(states: &[Alarm], bases: &[Option<&str>]) -> Vec<Derived> {
-    let derivation = |alarm: &Alarm, basis: &str| match serde_json::from_str::<Basis>(basis) {
-        Ok(basis) => basis.derive(alarm),
-        Err(error) => Derivation {
-            equal: false,
-            differences: vec![format!("what was stored of it cannot be read: {error}")],
-            checked: Vec::new(),
-            compared: Vec::new(),
-            counterfactual: None,
-        },
-    };
-    let with_basis = states.iter().zip(bases).enumerate();
-    let with_basis = with_basis.filter_map(|(state, (alarm, basis))| Some((state, alarm, (*basis)?)));
-    with_basis.map(|(state, alarm, basis)| Derived { state, derivation: derivation(alarm, basis) }).collect()
+    let stored = states.iter().zip(bases).enumerate();
+    let stored = stored.filter_map(|(state, (alarm, basis))| Some((state, alarm, (*basis)?)));
+    let derived = stored.map(|(state, alarm, basis)| {
+        let read = serde_json::from_str::<Basis>(basis);
+        let derivation = read.map_or_else(Derivation::unreadable, |basis| basis.derive(alarm));
+        Derived { state, derivation }
+    });
+    derived.collect()
 }
 
 /// Leaves no character in the text that moves a terminal's cursor: comments and titles are other people's words.

@@ -17,19 +17,25 @@ const CLASSES_MAX: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Incidents {
-    /// How long a deviation has to last before it is told, and two windows at least, 0 to 86,400; default 0.
+    /// How long a deviation has to last before it is told, 0 to 86,400; default 0. Two windows at least, but for what is
+    /// too large for chance and for missing telemetry, where one is enough.
     pub hold_s: u32,
     /// How long no sign of it ends an incident, and four windows at least, 0 to 86,400; default 300. Doubled by each return.
     pub quiet_s: u32,
     /// How long after its end its return is the same incident, 0 to 604,800; default 7,200.
     pub flap_s: u32,
-    /// How long an alarm waits for an announced event that has not shown itself, 0 to 86,400; default 0.
+    /// How long an alarm waits for an announced event that has not shown itself, 0 to 86,400; default 0. It does not
+    /// wait where errors are raised.
     pub wait_s: u32,
-    /// How long what an event or maintenance held back is held back after its end, 0 to 604,800; default 7,200.
+    /// How long what an event or maintenance held back is held back after its end, 0 to 604,800; default 7,200. What
+    /// notifies by its own numbers does not wait.
     pub extension_s: u32,
     /// After how long an open incident is critical if it is a third or more, 60 to 604,800; default 1,800. Smaller ones
     /// after four times as long.
     pub worsens_after_s: u32,
+    /// After how long an incident whose regions send no windows, or whose agent is silent, ends by itself, 3,600 to
+    /// 31,536,000; default 604,800: the region or agent is no more.
+    pub gone_s: u32,
 }
 
 impl Default for Incidents {
@@ -43,6 +49,7 @@ impl Default for Incidents {
             wait_s: seconds(core.wait_ms),
             extension_s: seconds(core.extension_ms),
             worsens_after_s: seconds(core.worsens_after_ms),
+            gone_s: seconds(core.gone_ms),
         }
     }
 }
@@ -58,6 +65,7 @@ impl Incidents {
             wait_ms: ms(self.wait_s),
             extension_ms: ms(self.extension_s),
             worsens_after_ms: ms(self.worsens_after_s),
+            gone_ms: ms(self.gone_s),
         }
     }
 
@@ -69,6 +77,7 @@ impl Incidents {
             ("wait_s", self.wait_s, 0, 86_400),
             ("extension_s", self.extension_s, 0, 604_800),
             ("worsens_after_s", self.worsens_after_s, 60, 604_800),
+            ("gone_s", self.gone_s, 3_600, 31_536_000),
         ];
         for (key, value, least, most) in ranges {
             check_range(problems, &["incidents", key], u64::from(value), least, most);

@@ -260,7 +260,7 @@ impl<'c> Replay<'c> {
                     self.told = Some(alarm);
                 }
                 Effect::Ledger(entry) => write_line(&mut self.outputs.ledger, &entry)?,
-                Effect::Basis(basis) => self.derive(&basis)?,
+                Effect::Basis { basis, .. } => self.derive(&basis)?,
                 Effect::Refuse { reason, .. } => *self.dropped.entry(reason.as_str()).or_default() += 1,
                 Effect::Acknowledge { .. } => {}
             }

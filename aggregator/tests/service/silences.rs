@@ -68,7 +68,7 @@ async fn label_and_explain(folder: &Path, service: &Service, id: &str) {
     let opened = states.iter().find(|state| state.state == "open").unwrap();
     let mut basis: serde_json::Value = serde_json::from_str(opened.basis.as_ref().unwrap()).unwrap();
     let cells = basis["grounds"]["cells"].as_array_mut().unwrap();
-    let observed = &mut cells.iter_mut().find(|cell| cell["inside"] == true).unwrap()["observed"];
+    let observed = &mut cells.iter_mut().find(|cell| cell[1][0] == true).unwrap()[2][0];
     *observed = f64::from_bits(observed.as_f64().unwrap().to_bits() ^ (1 << 44)).into();
     let changed = StoredState {
         id: id.to_owned(),

@@ -266,7 +266,7 @@ impl Centre {
                 Effect::Acknowledge { agent, key } => {
                     acknowledged.insert((place(&agent), key.boot, key.lane), key);
                 }
-                Effect::Incident(_) | Effect::Ledger(_) | Effect::Basis(_) => {}
+                Effect::Incident(_) | Effect::Ledger(_) | Effect::Basis { .. } => {}
             }
         }
         answers
