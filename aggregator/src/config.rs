@@ -425,6 +425,28 @@ impl Config {
         problems
     }
 
+    /// The keys in which `other` differs and that take hold with the next start only.
+    pub(crate) fn restart_keys(&self, other: &Self) -> Vec<&'static str> {
+        let (ours, theirs) = (&self.limits, &other.limits);
+        let keys = [
+            ("state_dir", self.state_dir != other.state_dir),
+            ("listen.quic", self.listen.quic != other.listen.quic),
+            ("listen.http", self.listen.http != other.listen.http),
+            (
+                "listen.http_certificate_file",
+                self.listen.http_tls().is_some() != other.listen.http_tls().is_some(),
+            ),
+            ("listen.mqtt", self.listen.mqtt != other.listen.mqtt),
+            ("log", self.log != other.log),
+            ("limits.connections_max", ours.connections_max != theirs.connections_max),
+            ("limits.agents_max (over MQTT)", ours.agents_max != theirs.agents_max),
+            ("limits.requests_max", ours.requests_max != theirs.requests_max),
+            ("limits.history_series_max", ours.history_series_max != theirs.history_series_max),
+            ("limits.history_windows_max", ours.history_windows_max != theirs.history_windows_max),
+        ];
+        keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    }
+
     fn range_problems(&self, problems: &mut Problems) {
         let ranges: [(&[&str], u32, u32, u32); 6] = [
             (&["judge", "lateness_ms"], self.judge.lateness_ms, 0, 3_600_000),

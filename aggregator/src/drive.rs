@@ -22,6 +22,7 @@ use crate::listen::inbox::Inputs;
 use crate::listen::{AgentMessage, Input, Replies, stopped};
 use crate::metrics::{Metrics, Tally};
 use crate::outbox::Routes;
+use crate::pulse::Pulse;
 use crate::schedule::Schedule;
 use crate::store::{Batch, Notified, StoreClosed, StoreError, StoreHandle, StoredPart, StoredState};
 
@@ -66,6 +67,8 @@ pub struct Outlets {
     pub ready: Arc<AtomicBool>,
     /// Where to count.
     pub metrics: Metrics,
+    /// Beats with each turn.
+    pub pulse: Arc<Pulse>,
 }
 
 /// The core and everything around it.
@@ -105,12 +108,14 @@ impl std::fmt::Debug for Driver {
 }
 
 impl Driver {
-    /// A driver whose core knows everything that was committed.
+    /// A driver whose core knows everything that was committed, and what is scheduled and silenced: windows that wait are
+    /// judged on its first turn.
     ///
     /// # Errors
     /// [`DriveError`] when the store cannot be read or holds what this program did not write.
     pub async fn restore(
         settings: Settings,
+        schedule: Schedule,
         routes: Routes,
         store: StoreHandle,
         outlets: Outlets,
@@ -123,7 +128,7 @@ impl Driver {
             })
             .collect::<Result<Vec<_>, _>>()?;
         tracing::info!(parts = parts.len(), "state restored");
-        Ok(Self {
+        let mut driver = Self {
             core: Aggregator::restore(settings, parts),
             clock: Clock::start(),
             store,
@@ -134,7 +139,9 @@ impl Driver {
             batch: Pending::default(),
             published_at: Instant::now(),
             stale: true,
-        })
+        };
+        driver.obey(Order::Schedule(Box::new(schedule)));
+        Ok(driver)
     }
 
     /// Takes inputs until a stop, then what is queued, commits, answers, and lets go of the connections.
@@ -158,6 +165,7 @@ impl Driver {
                 input = inputs.next() => self.gather(input, &mut inputs).await,
                 () = sleep_until(wake) => {}
             }
+            self.outlets.pulse.beat(Instant::now());
             self.core.handle_deadline(self.clock.now());
             self.commit(&stopping).await?;
             if self.stale && self.published_at.elapsed() >= PUBLISH_INTERVAL {
@@ -273,6 +281,8 @@ impl Driver {
                     tracing::error!("stopping without the last commit; agents will send it again");
                     return Ok(());
                 }
+                // A disk that refuses is told by readiness; a restart would not mend it.
+                self.outlets.pulse.beat(Instant::now());
                 sleep(COMMIT_RETRY).await;
             }
         }

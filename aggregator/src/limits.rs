@@ -74,11 +74,13 @@ pub const COMMIT_LINGER: Duration = Duration::from_millis(20);
 pub const COMMIT_RETRY: Duration = Duration::from_secs(1);
 /// How often a new picture of the core is published for the API and the console.
 pub const PUBLISH_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a turn of the core's task may take before the service watchdog is no longer fed.
+pub const TURN_MAX: Duration = Duration::from_secs(20);
 /// How often the run loop looks whether another process changed the calendar, the silences, the agents or the CA.
 pub const OPERATIONS_POLL: Duration = Duration::from_secs(1);
 /// How often recurrences are expanded anew.
 pub const SCHEDULE_RENEWAL: Duration = Duration::from_secs(3_600);
-/// How far back scheduled events are kept, milliseconds: records may come that late.
+/// How far back scheduled events and silences are kept, milliseconds: records may come that late.
 pub const SCHEDULE_LOOKBACK_MS: i64 = 2 * 86_400_000;
 /// How often history past its retention is removed.
 pub const HISTORY_SWEEP: Duration = Duration::from_secs(3_600);
@@ -136,6 +138,7 @@ pub const HTTP_HANDSHAKES_MAX: usize = 64;
 const _: () = assert!(LOGIN_PAUSE_MAX.as_secs() < LOGIN_MEMORY.as_secs());
 const _: () = assert!(SERVER_CERTIFICATE_RENEWAL.as_secs() * 2 <= SERVER_CERTIFICATE_VALIDITY.as_secs());
 const _: () = assert!(ALERTMANAGER_BELIEF.as_secs() >= 3 * ALERTMANAGER_RESEND.as_secs());
+const _: () = assert!(TURN_MAX.as_secs() >= 10 * PUBLISH_INTERVAL.as_secs());
 const _: () = assert!(STREAM_WINDOW_BYTES as usize >= 2 * vedette_common::limits::FRAME_BYTES_MAX);
 const _: () = assert!(MQTT_PACKET_BYTES_MAX as usize > MQTT_MESSAGE_BYTES_MAX);
 const _: () = assert!(HANDSHAKES_UNPROVEN_MAX < HANDSHAKES_PER_ADDRESS_MAX);

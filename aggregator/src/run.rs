@@ -13,12 +13,13 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, timeout};
 use vedette_aggregator_core::{Aggregator, Snapshot};
 
 use crate::api::{self, Desk};
 use crate::auth::{Gate, is_closed};
 use crate::ca::Authority;
+use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::credentials::Credentials;
 use crate::drive::{Driver, Order, Outlets};
@@ -33,8 +34,9 @@ use crate::listen::mqtt::MqttListener;
 use crate::listen::quic::QuicListener;
 use crate::metrics::{Metrics, Tally};
 use crate::outbox::{Deliveries, Routes};
+use crate::pulse::Pulse;
 use crate::reload::ConfigFile;
-use crate::schedule;
+use crate::schedule::{self, Schedule};
 use crate::state_folder::StateFolder;
 use crate::store::{Store, StoreHandle, StoreThread};
 
@@ -55,6 +57,7 @@ pub struct Service {
     config: watch::Sender<Arc<Config>>,
     orders: mpsc::Sender<Order>,
     outbox: Arc<Notify>,
+    pulse: Arc<Pulse>,
     stop: watch::Sender<bool>,
     driver: JoinHandle<anyhow::Result<()>>,
     tasks: JoinSet<anyhow::Result<()>>,
@@ -101,16 +104,13 @@ impl Service {
         let (outlets, pictures) = outlets(&config, &metrics);
         let (stop, stopping) = watch::channel(false);
         let (orders, ordered) = mpsc::channel(ORDERS_MAX);
-        let driver = Driver::restore(
-            config.core_settings(),
-            Routes::new(&config),
-            stores.writes.clone(),
-            outlets.clone(),
-        )
-        .await?;
+        let config = Arc::new(config);
+        let schedule = read_schedule(&stores.reads, &config).await?;
+        let (settings, routes) = (config.core_settings(), Routes::new(&config));
+        let driver =
+            Driver::restore(settings, schedule, routes, stores.writes.clone(), outlets.clone()).await?;
         let driver = driver.run(received, ordered, stopping.clone());
         let driver = tokio::spawn(async move { Ok(driver.await?) });
-        let config = Arc::new(config);
         let (config_sender, configs) = watch::channel(Arc::clone(&config));
         let (reads, writes) = (stores.reads.clone(), stores.writes.clone());
         let gate = Gate::new(configs.clone(), reads.clone(), writes.clone(), metrics.clone())?;
@@ -143,6 +143,7 @@ impl Service {
             config: config_sender,
             orders,
             outbox: outlets.outbox,
+            pulse: outlets.pulse,
             stop,
             driver,
             tasks,
@@ -179,15 +180,22 @@ impl Service {
         &self.store
     }
 
-    /// Takes over another config and the CA's present file. Addresses, limits of connections and the state folder need a restart. Everything
+    /// Whether the core's task turns.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.pulse.is_alive(Instant::now())
+    }
+
+    /// Takes over another config and the CA's present file. What needs a restart is named in the log. Everything
     /// that can fail comes first, so that the former config is in force as a whole or not at all.
     ///
     /// # Errors
     /// What keeps it from doing so; the former config then stays.
     pub async fn reload(&mut self, config: Config) -> anyhow::Result<()> {
         let former = Arc::clone(&self.config.borrow());
-        if former.listen != config.listen || former.state_dir != config.state_dir {
-            tracing::warn!("`listen` and `state_dir` change with the next start only");
+        let keys = former.restart_keys(&config);
+        if !keys.is_empty() {
+            tracing::warn!(keys = keys.join(", "), "these change with the next start only");
         }
         let listen = Listen { http: former.listen.http, ..config.listen.clone() };
         admit_somebody(&Config { listen, ..config.clone() }, &self.store).await?;
@@ -298,6 +306,13 @@ fn shown_certificate(config: &Config) -> anyhow::Result<Option<Shown>> {
     Ok(shown.map(|shown| Arc::new(RwLock::new(shown))))
 }
 
+/// What is scheduled and silenced now: the core has to know before the first window is judged.
+async fn read_schedule(store: &StoreHandle, config: &Arc<Config>) -> anyhow::Result<Schedule> {
+    let (config, now) = (Arc::clone(config), Clock::start().now().wall);
+    let read = store.with(move |store| Schedule::read(store, &config, now)).await?;
+    read.context("the calendar and the silences cannot be read")
+}
+
 fn health(metrics: &Metrics, outlets: &Outlets, pictures: watch::Receiver<Arc<Snapshot>>) -> Health {
     let page = metrics.page();
     page.add(Box::new(CoreCounts::new(pictures)));
@@ -327,6 +342,7 @@ fn outlets(config: &Config, metrics: &Metrics) -> (Outlets, watch::Receiver<Arc<
         outbox: Arc::new(Notify::new()),
         ready: Arc::new(AtomicBool::new(true)),
         metrics: metrics.clone(),
+        pulse: Arc::default(),
     };
     (outlets, pictures)
 }
@@ -385,7 +401,12 @@ pub(crate) async fn run(mut file: ConfigFile, config: Config) -> anyhow::Result<
             _ = interrupt.recv() => break,
             _ = hang_up.recv() => reload(&mut service, &mut file).await,
             _ = looks.tick() => if file.look() { reload(&mut service, &mut file).await },
-            _ = life.tick() => tell_systemd(&NotifyState::Watchdog),
+            _ = life.tick() => {
+                // A core that hangs is ended and started again by the service manager.
+                if service.is_alive() {
+                    tell_systemd(&NotifyState::Watchdog);
+                }
+            }
             error = service.failed() => return Err(error),
         }
     }

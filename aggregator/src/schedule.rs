@@ -26,7 +26,7 @@ pub struct Schedule {
     pub version: u64,
     /// Occurrences within the horizon, the earliest first.
     pub entries: Vec<ScheduleEntry>,
-    /// Silences that have not ended.
+    /// Silences that have not ended, and those that lately did: windows of their time may still come.
     pub silences: Vec<Silence>,
 }
 
@@ -84,7 +84,7 @@ fn wire_entry(entry: &ScheduleEntry) -> Option<wire::CalendarEntry> {
 }
 
 fn read_silences(store: &Store, now: WallMs) -> Result<Vec<Silence>, StoreError> {
-    let rows = store.silences(now.0)?;
+    let rows = store.silences(now.plus_ms(-SCHEDULE_LOOKBACK_MS).0)?;
     Ok(rows
         .into_iter()
         .filter_map(|row| {
@@ -134,5 +134,30 @@ pub async fn watch(
         if orders.send(Order::Schedule(Box::new(schedule))).await.is_err() {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state_folder::StateFolder;
+    use vedette_aggregator_core::Scope;
+
+    #[test]
+    fn a_silence_that_lately_ended_still_speaks_for_its_time() {
+        let folder = tempfile::tempdir().expect("a folder for a test");
+        let folder = StateFolder::open(&folder.path().join("state")).expect("a state folder");
+        let mut store = Store::open(&folder).expect("a store");
+        let now = WallMs(1_772_000_000_000);
+        let hours_ago = |hours: i64| now.plus_ms(-hours * 3_600_000);
+        for (number, ended) in [1, 49].into_iter().enumerate() {
+            let (from, until) = (hours_ago(ended + 1), hours_ago(ended));
+            let (id, author, comment) = (number.to_string(), String::new(), String::new());
+            let silence = Silence { id, scope: Scope::default(), from, until, author, comment };
+            store.add_silence(until.0, &serde_json::to_string(&silence).expect("plain data")).expect("added");
+        }
+        let read = Schedule::read(&store, &Config::default(), now).expect("readable");
+        let ids: Vec<&str> = read.silences.iter().map(|silence| silence.id.as_str()).collect();
+        assert_eq!(ids, ["0"]);
     }
 }

@@ -122,3 +122,24 @@ fn the_life_of_incidents_is_read_and_its_mistakes_are_named() {
     );
     assert_eq!(errors[2], "fleet.toml:6: regions.uk.pages_per_week: 0 is out of range: 0.1 to 1000");
 }
+
+#[test]
+fn a_replay_in_windows_that_the_judgement_would_refuse_is_a_mistake() {
+    let errors = errors("[replay]\nwindow_ms = 86400000\n");
+    assert_eq!(errors, ["fleet.toml:2: replay.window_ms: 86400000 is out of range: 1000 to 3600000"]);
+}
+
+#[test]
+fn every_key_that_needs_a_restart_is_named() {
+    let read = |text: &str| Config::parse(Path::new("a.toml"), text).expect("valid");
+    let former = read("");
+    let text = "state_dir = \"/tmp/other\"\n[listen]\nquic = \"127.0.0.1:1\"\nhttp = \"127.0.0.1:2\"\n\
+                [listen.mqtt]\nurl = \"mqtt://127.0.0.1:3\"\n[log]\nlevel = \"debug\"\n[limits]\n\
+                connections_max = 9\nagents_max = 9\nrequests_max = 9\nhistory_series_max = 9\nhistory_windows_max = 9\n";
+    let keys = former.restart_keys(&read(text));
+    assert_eq!(keys.len(), 10, "{keys:?}");
+    assert_eq!(keys[..3], ["state_dir", "listen.quic", "listen.http"]);
+    assert!(
+        former.restart_keys(&read("[judge]\nlateness_ms = 7\n[limits]\nincidents_max = 99\n")).is_empty()
+    );
+}

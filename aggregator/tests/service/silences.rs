@@ -151,3 +151,33 @@ async fn a_silence_holds_back_while_it_lasts_and_no_longer() {
     label_and_explain(folder.path(), &service, &told[0].0).await;
     service.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_waits_through_a_restart_is_judged_with_the_silence() {
+    let folder = tempfile::tempdir().unwrap();
+    let waiting = format!("{JUDGE}[judge]\nlateness_ms = 600000\n");
+    let service = Service::start(config(folder.path(), &waiting)).await.unwrap();
+    let address = service.quic_address().unwrap();
+    let mut all = Vec::new();
+    for name in ["edge-1", "edge-2"] {
+        let agent = enroll(address, &read_token(folder.path()), name).await.unwrap();
+        all.push(Traffic::beginning(agent.session(address).await, CALM_WINDOWS));
+    }
+    for _ in 0..CALM_WINDOWS {
+        for traffic in &mut all {
+            traffic.send(1, 1_000.0).await;
+        }
+    }
+    order(folder.path(), &["silence", "add", "--for", "2h", "--comment", "a deploy", "--region", "uk"]);
+    // The other agent keeps pace, so the window waits for it, through the stop.
+    all[0].send(1, 50.0).await;
+    service.stop().await.unwrap();
+
+    let hasty = format!("{JUDGE}[judge]\nlateness_ms = 0\n");
+    let service = Service::start(config(folder.path(), &hasty)).await.unwrap();
+    wait_for("the window's judgement", async || !states(&service).await.is_empty()).await;
+    let told = states(&service).await;
+    assert!(told.iter().all(|(_, state, _)| state == "suppressed"), "{told:?}");
+    assert!(told[0].2.contains("a deploy"), "{told:?}");
+    service.stop().await.unwrap();
+}
