@@ -29,7 +29,7 @@ import numpy as np
 
 DELAY_ROWS = 7
 PROBATION_SHARE, PROBATION_ROWS_MAX = 0.15, 750
-# As in agent/core/src/score/combine.rs and severity.rs.
+# As in agent/core/src/score/combine.rs and standing.rs.
 THRESHOLD = 6.9
 WEIGHTS = {"distribution": 1.0, "forecast": 0.85, "derivative": 0.9}
 NOVELTY_SHARE, DISTANCE_SHARE, DISTANCE_ROWS_MIN = 0.42, 0.7, 10
@@ -78,7 +78,7 @@ def vedette(agent, path):
     told = (whole > 0.0) & (columns["anomaly_score"] < 0.999)
     error = np.where(told, whole - novelty - distance, 0.0)
     if error.min() < -0.05:
-        sys.exit("the parts do not add up to the agent's score: the constants above differ from combine.rs and severity.rs")
+        sys.exit("the parts do not add up to the agent's score: the constants above differ from combine.rs and standing.rs")
     out = {"vedette": columns["anomaly_score"], "vedette without novelty": error + distance}
     out |= {"vedette without error": novelty + distance, "vedette without distance": novelty + error}
     for name, part in parts.items():

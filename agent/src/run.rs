@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::config::{Config, Transport, worst_case_bytes};
+use crate::config::{Config, Log, Transport, worst_case_bytes};
 use crate::engine::{Engine, EngineError};
 use crate::health::Health;
 use crate::identity::{IdentityError, StateFolder};
@@ -202,21 +202,7 @@ async fn drain(engine: &Engine, drain: Duration) {
 
 /// Takes what can change from `new`, says what cannot, and gives the config that is in force.
 fn reload(engine: &Engine, old: &Config, new: Config) -> Config {
-    let is_over_mqtt = old.uplink.kind.contains(Transport::Mqtt);
-    let fixed = [
-        ("agent_id", old.agent_id != new.agent_id),
-        ("state_dir", old.state_dir != new.state_dir),
-        ("dimensions", old.dimensions != new.dimensions),
-        ("source", old.source != new.source),
-        ("window", old.window != new.window),
-        ("limits", old.limits != new.limits),
-        ("uplink", old.uplink != new.uplink),
-        ("the region of MQTT topics", is_over_mqtt && old.own_region() != new.own_region()),
-        ("http", old.http != new.http),
-        ("log.format", old.log.format != new.log.format),
-        ("log.repeats_max", old.log.repeats_max != new.log.repeats_max),
-    ];
-    for (key, _) in fixed.into_iter().filter(|(_, changed)| *changed) {
+    for key in fixed_changes(old, &new) {
         tracing::warn!(key, "this setting changes with the next start only");
     }
     let mut config = old.clone();
@@ -226,6 +212,41 @@ fn reload(engine: &Engine, old: &Config, new: Config) -> Config {
     engine.reload(&config);
     tracing::info!("read the config again: tags, regions, drain_ms and log.level are in force");
     config
+}
+
+/// What has changed that holds from the next start only. Every key is named here, so that none is forgotten.
+fn fixed_changes(old: &Config, new: &Config) -> Vec<&'static str> {
+    let Config {
+        agent_id,
+        state_dir,
+        drain_ms: _,
+        tags: _,
+        dimensions,
+        regions: _,
+        metrics,
+        source,
+        window,
+        limits,
+        uplink,
+        http,
+        log: Log { level: _, format, repeats_max },
+    } = new;
+    let is_over_mqtt = old.uplink.kind.contains(Transport::Mqtt);
+    let fixed = [
+        ("agent_id", old.agent_id != *agent_id),
+        ("state_dir", old.state_dir != *state_dir),
+        ("dimensions", old.dimensions != *dimensions),
+        ("metrics", old.metrics != *metrics),
+        ("source", old.source != *source),
+        ("window", old.window != *window),
+        ("limits", old.limits != *limits),
+        ("uplink", old.uplink != *uplink),
+        ("the region of MQTT topics", is_over_mqtt && old.own_region() != new.own_region()),
+        ("http", old.http != *http),
+        ("log.format", old.log.format != *format),
+        ("log.repeats_max", old.log.repeats_max != *repeats_max),
+    ];
+    fixed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }
 
 /// An agent that runs in a thread of its own within this process, for tests and the demo. Stops when dropped.
@@ -287,5 +308,21 @@ impl RunningAgent {
 impl Drop for RunningAgent {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Metric;
+
+    #[test]
+    fn what_a_reload_cannot_change_is_named() {
+        let old = Config::default();
+        assert!(fixed_changes(&old, &old).is_empty());
+        let metric = Metric { counter: true, ..Metric::default() };
+        let metrics = [("bytes".to_owned(), metric)].into();
+        let new = Config { metrics, drain_ms: 1, ..old.clone() };
+        assert_eq!(fixed_changes(&old, &new), ["metrics"]);
     }
 }

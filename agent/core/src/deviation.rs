@@ -10,9 +10,7 @@ use vedette_common::wire::{Course, Direction, Phase, Scorer, Shape};
 
 use crate::batch::Observation;
 use crate::score::words::{Block, read_row, words, write_row};
-use crate::score::{
-    FlatLine, Gap, Rhythm, Score, Scores, Spread, Vanish, choose, print, seconds as rhythm_s,
-};
+use crate::score::{FlatLine, Gap, Rhythm, Score, Scores, Spread, Vanish, choose, print, wrapping_s};
 
 /// How many residuals the shape of a deviation keeps.
 const SHAPE_SAMPLES: usize = 8;
@@ -152,10 +150,10 @@ enum Sign {
     Strong(Scorer, Direction),
 }
 
-/// A series from which nothing comes.
+/// A series from which nothing comes, or a deviation that ends with the series.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Overdue {
-    /// Of the silence.
+    /// Of the silence, or of the deviation that was open when the series was given up.
     pub course: Course,
     /// For how long nothing came, in seconds, and the longest usual gap.
     pub gap_s: f32,
@@ -191,35 +189,6 @@ impl DeviationState {
         }
     }
 
-    /// Follows one observation. `None` while there is no deviation; `Onset` and `Ended` once each, on the
-    /// observation that showed it; `Ongoing` in between.
-    pub fn step(
-        &mut self,
-        settings: &DeviationSettings,
-        at: WallMs,
-        value: f64,
-        score: &Score,
-        in_event: bool,
-    ) -> Option<Course> {
-        let x = value as f32;
-        let glance = Glance {
-            x,
-            print: print(value),
-            now_s: rhythm_s(at.0),
-            residual: x - score.expected,
-            expected: score.expected,
-            usual: score.usual,
-            strain: score.strain,
-            strain_ongoing: settings.strain_ongoing,
-            off: self.is_off(),
-        };
-        let mut watch: Watch = read_row(&self.words);
-        let signs = watch.look(&glance);
-        write_row(&mut self.words, watch);
-        self.keep(glance.residual);
-        if signs | self.stage as u32 == 0 { None } else { self.follow(settings, at, signs, score, in_event) }
-    }
-
     /// Keeps a residual for the shape.
     #[inline(always)]
     fn keep(&mut self, residual: f32) {
@@ -244,13 +213,13 @@ impl DeviationState {
         score: &Score,
         in_event: bool,
     ) -> Option<Course> {
-        let sign = self.sign(settings, seconds(at), signs, score);
+        let sign = self.sign(settings, unix_s(at), signs, score);
         let was = self.scorer;
         if self.is_deviating() && was == Scorer::Silence {
             self.stage = Stage::Calm;
             return Some(self.course(Phase::Ended, was, in_event));
         }
-        let phase = self.advance(settings, seconds(at), sign)?;
+        let phase = self.advance(settings, unix_s(at), sign)?;
         Some(self.course(phase, self.scorer, in_event))
     }
 
@@ -258,7 +227,7 @@ impl DeviationState {
     pub fn overdue(&mut self, settings: &DeviationSettings, now: WallMs, in_event: bool) -> Option<Overdue> {
         let silent = self.is_deviating() && self.scorer == Scorer::Silence;
         let told = |state: &Self, phase, gap_s, usual_s| {
-            let course = state.course(phase, Scorer::Silence, in_event);
+            let course = state.course(phase, state.scorer, in_event);
             Some(Overdue { course, gap_s, usual_s })
         };
         match self.rhythm().ask(now.0, settings.silent_ms_min as f32 * 0.001) {
@@ -267,13 +236,15 @@ impl DeviationState {
             Gap::Silent { gap_s, usual_s } => {
                 (self.stage, self.scorer, self.direction) =
                     (Stage::Deviating, Scorer::Silence, Direction::Down);
-                self.onset_s = seconds(now).saturating_sub(gap_s as u32);
+                self.onset_s = unix_s(now).saturating_sub(gap_s as u32);
                 told(self, Phase::Onset, gap_s, usual_s)
             }
             Gap::Gone => {
                 self.change(|watch| watch.rhythm.forget());
+                // Whatever was open ends, a silence that was asked for or a deviation of values that nobody saw the end of.
+                let open = self.is_deviating();
                 self.stage = Stage::Calm;
-                if silent { told(self, Phase::Ended, 0.0, 0.0) } else { None }
+                if open { told(self, Phase::Ended, 0.0, 0.0) } else { None }
             }
         }
     }
@@ -488,7 +459,8 @@ impl Watch {
     }
 }
 
-/// Follows observations of at most `N` different series, as [`DeviationState::step`] does one.
+/// Follows observations of at most `N` different series. The course of each is `None` while there is no deviation;
+/// `Onset` and `Ended` once each, on the observation that showed it; `Ongoing` in between.
 #[inline(always)]
 pub(crate) fn follow<const N: usize>(
     settings: &DeviationSettings,
@@ -500,11 +472,11 @@ pub(crate) fn follow<const N: usize>(
     block.gather(core::array::from_fn(|lane| &followed[lane.min(last)].deviation.words));
     let (mut off, mut now, mut prints) = ([0_u32; N], [0_u32; N], [0_u32; N]);
     let mut at = followed[0].moment.at;
-    let mut now_s = rhythm_s(at.0);
+    let mut now_s = wrapping_s(at.0);
     for (lane, one) in followed.iter().enumerate().take(N) {
         if one.moment.at != at {
             at = one.moment.at;
-            now_s = rhythm_s(at.0);
+            now_s = wrapping_s(at.0);
         }
         now[lane] = now_s;
         off[lane] = u32::from(one.deviation.is_off());
@@ -551,13 +523,14 @@ fn direction(score: &Score) -> Direction {
 const SECONDS_MAX: i64 = u32::MAX as i64;
 
 /// Seconds of Unix time, within what 32 bits hold: until the year 2106.
-fn seconds(at: WallMs) -> u32 {
+fn unix_s(at: WallMs) -> u32 {
     (at.0.clamp(0, SECONDS_MAX * 1_000) as u64 / 1_000) as u32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::score::{Learning, Moment, SeriesState};
 
     const SETTINGS: DeviationSettings = DeviationSettings {
         combined_onset: 0.5,
@@ -568,6 +541,21 @@ mod tests {
         calm_ms_max: 600_000,
         silent_ms_min: 60_000,
     };
+
+    /// Follows one observation of which this was said.
+    fn step(state: &mut DeviationState, at: WallMs, x: f32, score: &Score) -> Option<Course> {
+        let mut series = SeriesState::new(1);
+        let observation = Observation {
+            state: &mut series,
+            deviation: state,
+            moment: Moment::new(at, 0),
+            value: x.into(),
+            learning: Learning::Normal,
+            in_event: score.combined > 0.0,
+        };
+        let [course] = follow(&SETTINGS, &mut [observation], &Scores::<1>::said(x, score));
+        course
+    }
 
     /// One observation a minute with these strains; the phases that follow.
     fn live<const N: usize>(
@@ -580,7 +568,7 @@ mod tests {
             let score = Score { strain, ready: true, expected: 100.0, ..Score::default() };
             let at = WallMs(minute * 60_000);
             minute += 1;
-            state.step(&SETTINGS, at, 100.0 + f64::from(strain), &score, false).map(|course| course.phase)
+            step(state, at, 100.0 + strain, &score).map(|course| course.phase)
         })
     }
 
@@ -614,7 +602,7 @@ mod tests {
     fn an_alarm_under_some_strain_begins_one_downwards() {
         let mut state = DeviationState::default();
         let score = Score { combined: 0.8, strain: -2.5, ready: true, ..Score::default() };
-        let course = state.step(&SETTINGS, WallMs(5), 0.0, &score, true).expect("an onset");
+        let course = step(&mut state, WallMs(5), 0.0, &score).expect("an onset");
         let (direction, scorer) = (Direction::Down, Scorer::Value);
         assert_eq!(course, Course { phase: Phase::Onset, direction, in_event: true, scorer });
     }
@@ -622,7 +610,7 @@ mod tests {
     #[test]
     fn warm_up_is_no_deviation() {
         let score = Score { combined: 1.0, strain: 9.0, ready: false, ..Score::default() };
-        assert_eq!(DeviationState::default().step(&SETTINGS, WallMs(0), 0.0, &score, false), None);
+        assert_eq!(step(&mut DeviationState::default(), WallMs(0), 0.0, &score), None);
     }
 
     #[test]
@@ -631,6 +619,27 @@ mod tests {
         live(&mut state, 1_000, [7.0]);
         assert_eq!(live(&mut state, 10, [7.0, 7.0]), [Some(Phase::Ongoing); 2]);
         assert_eq!(live(&mut state, i64::MAX / 60_000, [0.0]), [Some(Phase::Ended)]);
+    }
+
+    #[test]
+    fn a_new_state_is_that_of_new_scorers() {
+        let (rhythm, flat, vanish, spread) = (Rhythm::new(), FlatLine::new(), Vanish::new(), Spread::new());
+        let mut words = [0; WORDS];
+        write_row(&mut words, Watch { rhythm, flat, vanish, spread });
+        assert_eq!(DeviationState::default().words, words);
+    }
+
+    #[test]
+    fn a_deviation_ends_with_its_series() {
+        let mut state = DeviationState::default();
+        for minute in 0..100 {
+            live(&mut state, minute, [0.0]);
+        }
+        assert_eq!(live(&mut state, 100, [-7.0]), [Some(Phase::Onset)]);
+        let later = WallMs(10 * 86_400_000);
+        let ended = state.overdue(&SETTINGS, later, false).expect("it ends");
+        assert_eq!((ended.course.phase, ended.course.scorer), (Phase::Ended, Scorer::Value));
+        assert!(state.overdue(&SETTINGS, later, false).is_none() && !state.is_deviating());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! From a value that found its slot to a score, the sums of its window, and a deviation that waits to be told.
 //!
-//! It must never let a scorer see time run backwards, nor score a series twice at once. The hard case is order: values of
-//! several series are scored side by side, and each series must still see its own in the order in which they came.
+//! It must never let a scorer see time run backwards, unless the clock was wrong before, nor score a series twice at once.
+//! The hard case is order: values of several series are scored side by side, and each series must still see its own in the
+//! order in which they came, and the others, where it borrows from one, as they were then.
 use vedette_common::{
     DropReason, WallMs,
     wire::{Course, Fraction, Phase, Scorer},
@@ -83,7 +84,7 @@ impl Pipeline<'_> {
     /// Scores what is due, values of one series in their order.
     #[inline(never)]
     pub(crate) fn score_dues(&mut self, dues: &mut Dues) {
-        if dues.is_full() {
+        if dues.is_full() && !dues.iter().any(|due| self.is_apart(due)) {
             let places = core::array::from_fn(|lane| dues[lane].place as usize);
             if !self.score_at(places, dues) {
                 self.score_apart(dues);
@@ -94,13 +95,21 @@ impl Pipeline<'_> {
         dues.clear();
     }
 
+    /// Whether a value is to be scored by itself: one with which its series comes to borrow. How values fall together
+    /// must not show.
+    #[inline]
+    fn is_apart(&self, due: &Due) -> bool {
+        self.table.slot(due.place).state.will_borrow()
+    }
+
     /// Scores dues that are few, or among which a series stands twice: in parts within which none does.
     #[inline(never)]
     fn score_apart(&mut self, dues: &[Due]) {
         let mut rest = dues;
         while let [first, ..] = rest {
             let again = |at: &usize| rest[..*at].iter().any(|before| before.place == rest[*at].place);
-            let (part, after) = rest.split_at((1..rest.len()).find(again).unwrap_or(rest.len()));
+            let ends = |at: &usize| again(at) || self.is_apart(&rest[*at - 1]) || self.is_apart(&rest[*at]);
+            let (part, after) = rest.split_at((1..rest.len()).find(ends).unwrap_or(rest.len()));
             let scored =
                 part.len() > 1 && self.places(part).is_some_and(|places| self.score_at(places, part));
             if !scored {
@@ -221,11 +230,11 @@ impl Pipeline<'_> {
         let now = self.windows.last_ms().plus_ms(1);
         let slots = self.table.slots();
         for _ in 0..slots.min(SILENCE_ASKED_MAX) {
-            self.next_asked = if self.next_asked + 1 < slots { self.next_asked + 1 } else { 0 };
             // When everything falls silent at once, as much as half of the room tells the story.
             if self.queue.len() * 2 > self.settings.deviations_pending_max as usize {
                 return;
             }
+            self.next_asked = if self.next_asked + 1 < slots { self.next_asked + 1 } else { 0 };
             let slot = self.table.slot_mut(self.next_asked);
             // A StatsD counter has said zero for a while before it stops: that is for the scorers of its values.
             let comes =
@@ -299,4 +308,73 @@ impl Pipeline<'_> {
 /// A value that stands still says nothing of what it measures: it neither teaches nor counts.
 fn learning(in_event: bool, stuck: bool) -> Learning {
     if in_event || stuck { Learning::SeasonRests } else { Learning::Normal }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::DefaultTags;
+    use crate::parse::{Format, Precision};
+    use crate::pipeline::{PipelineMemory, PipelineSettings};
+    use std::{format, string::String, vec, vec::Vec};
+    use vedette_common::{MonoMs, Now};
+
+    fn pipeline() -> Pipeline<'static> {
+        fn leak<T: Clone + Default>(length: usize) -> &'static mut [T] {
+            vec![T::default(); length].leak()
+        }
+        let settings = PipelineSettings { cells_max: 4, metrics_max: 16, ..PipelineSettings::for_series(16) };
+        let lengths = settings.lengths();
+        let memory = PipelineMemory {
+            slots: leak(lengths.slots),
+            index: leak(lengths.index),
+            names: leak(lengths.names),
+            name_bytes: leak(lengths.name_bytes),
+            cells: leak(lengths.cells),
+            rows: leak(lengths.rows),
+            pending: leak(lengths.pending),
+        };
+        Pipeline::new(settings, memory, 1).expect("settings in range")
+    }
+
+    /// Feeds the lines of one moment in several reads, ten minutes after those before.
+    fn feed(pipeline: &mut Pipeline<'_>, step: i64, reads: &[String]) {
+        let now = Now {
+            mono: MonoMs(step.unsigned_abs() * 600_000),
+            wall: WallMs(1_748_822_400_000 + step * 600_000),
+        };
+        while pipeline.poll_deadline().is_some_and(|deadline| deadline <= now.wall) {
+            pipeline.handle_deadline(now);
+            let key = vedette_common::RecordKey {
+                boot: vedette_common::BootId(0),
+                lane: vedette_common::Lane::RollUps,
+                sequence: vedette_common::Sequence(0),
+            };
+            let mut summary = vedette_common::wire::Summary::new(key, WallMs(0), 10_000);
+            while pipeline.poll_summary(&mut summary) {}
+        }
+        for read in reads {
+            let format = Format::LineProtocol(Precision::Milliseconds);
+            pipeline.handle_bytes(now, format, &DefaultTags::default(), read.as_bytes());
+        }
+    }
+
+    #[test]
+    fn who_lends_what_does_not_depend_on_how_the_bytes_were_cut() {
+        let (mut whole, mut cut) = (pipeline(), pipeline());
+        let wave = |step: i64| 1_000 + (step % 144 - 72).abs() * 5 + step * 7 % 11;
+        for step in 0..9 * 144 + 30 {
+            // The new one comes first, before the value that its lender learns from.
+            let new = (step >= 9 * 144).then(|| format!("a,host=new value={}\n", wave(step)));
+            let old = (1..=7).map(|host| format!("a,host=old{host} value={}\n", host * wave(step + host)));
+            let lines: Vec<String> = new.into_iter().chain(old).collect();
+            feed(&mut whole, step, &[lines.concat()]);
+            feed(&mut cut, step, &lines);
+        }
+        assert_eq!((whole.counts.borrowed, cut.counts.borrowed), (1, 1));
+        let states = |of: &Pipeline<'_>| -> Vec<String> {
+            (0..of.table.slots()).map(|place| format!("{:?}", of.table.slot(place).state)).collect()
+        };
+        assert!(states(&whole) == states(&cut), "one of the states differs");
+    }
 }

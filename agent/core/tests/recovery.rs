@@ -9,8 +9,9 @@
 mod random;
 
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
+use proptest::test_runner::{RngSeed, TestRunner};
 use random::Dice;
+use vedette_agent_core::batch::{self, Observation};
 use vedette_agent_core::deviation::{DeviationSettings, DeviationState};
 use vedette_agent_core::score::{Learning, Moment, SeriesState};
 use vedette_common::WallMs;
@@ -44,10 +45,18 @@ impl Watch {
     }
 
     fn observe(&mut self, at: WallMs, value: f64) -> Option<Course> {
-        let score = self.series.update(Moment::new(at, 0), value, Learning::Normal);
+        let one = Observation {
+            state: &mut self.series,
+            deviation: &mut self.deviation,
+            moment: Moment::new(at, 0),
+            value,
+            learning: Learning::Normal,
+            in_event: false,
+        };
+        let outcome = batch::observe_one(&DeviationSettings::default(), one);
+        let (score, course) = (outcome.scores.score(0), outcome.courses[0]);
         assert!(score.expected.is_finite() && score.usual.is_finite() && score.usual >= 0.0, "{score:?}");
         self.expected = f64::from(score.expected);
-        let course = self.deviation.step(&DeviationSettings::default(), at, value, &score, false);
         if let Some(Course { phase: Phase::Onset, scorer, direction, .. }) = course {
             self.onsets.push((at.0.div_euclid(1_000) - START_S, scorer, direction));
         }
@@ -92,29 +101,30 @@ fn odd_time() -> impl Strategy<Value = i64> {
     prop_oneof![any::<i64>(), near, prop::sample::select(vec![0, -1, i64::MAX, i64::MIN])]
 }
 
-/// The same cases each time, so that a failure says something of the change under test. About one other start in twenty finds a
-/// case that still fails (three tellings of the spread after a gap of a day; rarely, a fall missed after garbage at 10 s):
-/// `VEDETTE_RECOVERY_SEED=37` is one.
-fn cases() -> ProptestConfig {
-    let seed = std::env::var("VEDETTE_RECOVERY_SEED").map_or(1, |text| text.parse().unwrap());
-    ProptestConfig {
-        cases: 96,
-        rng_seed: RngSeed::Fixed(seed),
-        failure_persistence: None,
-        ..ProptestConfig::default()
+/// Where the cases begin: the same each time, so that a failure says something of the change under test. Two of them once
+/// found a case that failed. `VEDETTE_RECOVERY_SEED=5` tries another one.
+const SEEDS: [u64; 4] = [1, 2, 37, 40];
+
+/// Tries a claim on many cases.
+fn hold<S: Strategy>(strategy: &S, claim: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+    let one = std::env::var("VEDETTE_RECOVERY_SEED").ok().map(|text| text.parse().unwrap());
+    for seed in SEEDS.into_iter().map(|seed| one.unwrap_or(seed)).take(one.map_or(SEEDS.len(), |_| 1)) {
+        let config = ProptestConfig {
+            cases: 48,
+            rng_seed: RngSeed::Fixed(seed),
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        };
+        let held = TestRunner::new(config).run(strategy, &claim);
+        assert!(held.is_ok(), "VEDETTE_RECOVERY_SEED={seed}: {held:?}");
     }
 }
 
-proptest! {
-    #![proptest_config(cases())]
-
-    #[test]
-    fn a_series_is_healthy_after_two_days_of_good_values_whatever_came_before(
-        garbage in prop::collection::vec((odd_value(), odd_time()), 0..400),
-        seed in 1..u64::MAX / 2,
-        exponent in -9..=15_i32,
-        step_s in prop::sample::select(vec![10_i64, 60, 300]),
-    ) {
+#[test]
+fn a_series_is_healthy_after_two_days_of_good_values_whatever_came_before() {
+    let garbage = prop::collection::vec((odd_value(), odd_time()), 0..400);
+    let steps_s = prop::sample::select(vec![10_i64, 60, 300]);
+    hold(&(garbage, 1..u64::MAX / 2, -9..=15_i32, steps_s), |(garbage, seed, exponent, step_s)| {
         let level = libm::pow(10.0, f64::from(exponent));
         let mut watch = Watch::new(seed);
         for (value, at_ms) in garbage {
@@ -124,38 +134,55 @@ proptest! {
         // hour of the day has to come round once more.
         watch.live((2 * DAY_S / step_s) as usize, step_s, level);
         watch.assert_healthy(step_s, level);
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn gaps_of_minutes_to_months_harm_nothing(
-        seed in 1..u64::MAX / 2, gap_s in prop::sample::select(vec![600, 7_200, DAY_S, 30 * DAY_S, 200 * DAY_S]),
-    ) {
-        let mut watch = Watch::new(seed);
-        watch.live(2_000, 300, 100.0);
-        watch.at_s += gap_s;
-        watch.live(50, 300, 100.0);
-        prop_assert!(watch.onsets.len() <= 2, "after {gap_s} s: {:?}", watch.onsets);
-        watch.assert_healthy(300, 100.0);
-    }
+/// What a series tells in the four hours after a gap, and that it is healthy then.
+fn live_through_gap(seed: u64, gap_s: i64) {
+    let mut watch = Watch::new(seed);
+    watch.live(2_000, 300, 100.0);
+    watch.at_s += gap_s;
+    watch.live(50, 300, 100.0);
+    assert!(watch.onsets.len() <= 2, "after {gap_s} s: {:?}", watch.onsets);
+    watch.assert_healthy(300, 100.0);
+}
 
-    #[test]
-    fn an_interval_may_change(
-        seed in 1..u64::MAX / 2,
-        from_s in prop::sample::select(vec![10_i64, 60, 300, 3_600]),
-        to_s in prop::sample::select(vec![10_i64, 60, 300, 3_600]),
-    ) {
+#[test]
+fn gaps_of_minutes_to_months_harm_nothing() {
+    let gaps_s = prop::sample::select(vec![600, 7_200, DAY_S, 30 * DAY_S, 200 * DAY_S]);
+    hold(&(1..u64::MAX / 2, gaps_s), |(seed, gap_s)| {
+        live_through_gap(seed, gap_s);
+        Ok(())
+    });
+}
+
+/// The one error after the gap was a third of what is usual of the spread from then on.
+#[test]
+fn the_first_error_after_a_gap_of_a_day_says_little_of_the_spread() {
+    for seed in [8_371_124_620_799_731_176, 3_297_563_374_151_076_575] {
+        live_through_gap(seed, DAY_S);
+    }
+}
+
+#[test]
+fn an_interval_may_change() {
+    let steps_s = || prop::sample::select(vec![10_i64, 60, 300, 3_600]);
+    hold(&(1..u64::MAX / 2, steps_s(), steps_s()), |(seed, from_s, to_s)| {
         let mut watch = Watch::new(seed);
         watch.live(1_500, from_s, 100.0);
         watch.live(300, to_s, 100.0);
         prop_assert!(watch.onsets.len() <= 2, "{from_s} s to {to_s} s: {:?}", watch.onsets);
         watch.live(200, to_s, 100.0);
         watch.assert_healthy(to_s, 100.0);
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn times_that_repeat_or_run_backwards_harm_nothing(
-        seed in 1..u64::MAX / 2, jumps in prop::collection::vec(-100_000..100_000_i64, 200),
-    ) {
+#[test]
+fn times_that_repeat_or_run_backwards_harm_nothing() {
+    let jumps = prop::collection::vec(-100_000..100_000_i64, 200);
+    hold(&(1..u64::MAX / 2, jumps), |(seed, jumps)| {
         let mut watch = Watch::new(seed);
         watch.live(1_000, 60, 100.0);
         let at_s = watch.at_s;
@@ -166,7 +193,8 @@ proptest! {
         watch.at_s = at_s + 100_000;
         watch.live(3_000, 60, 100.0);
         watch.assert_healthy(60, 100.0);
-    }
+        Ok(())
+    });
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use chrono::{DateTime, NaiveDateTime};
 use csv::{ByteRecord, ReaderBuilder, Writer};
-use vedette_agent_core::score::{Learning, Moment, Rest, RestSettings, Score, SeriesState, Severity};
+use vedette_agent_core::score::{Learning, Moment, Rest, RestSettings, Score, SeriesState, Standing};
 use vedette_common::WallMs;
 
 /// The columns of the output, in order.
@@ -200,13 +200,13 @@ pub fn score_csv(
 struct Watch {
     series: SeriesState,
     rest: Rest,
-    severity: Severity,
+    standing: Standing,
     settings: Option<RestSettings>,
 }
 
 impl Watch {
     fn new(settings: Option<RestSettings>) -> Self {
-        Watch { series: SeriesState::new(SEED), rest: Rest::new(), severity: Severity::new(), settings }
+        Watch { series: SeriesState::new(SEED), rest: Rest::new(), standing: Standing::new(), settings }
     }
 
     /// The anomaly score of one observation, and what the scorers said of it.
@@ -214,7 +214,7 @@ impl Watch {
         let score = self.series.update(moment, value, Learning::Normal);
         let anomaly = match &self.settings {
             Some(settings) => self.rest.admit(settings, moment.at, &score),
-            None => self.severity.rank(&score, value),
+            None => self.standing.rank(&score, value),
         };
         (anomaly, score)
     }

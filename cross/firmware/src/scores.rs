@@ -3,6 +3,7 @@
 //! It must never hold more than the state of a series. The hard case is a board of 16 KiB without floating point
 //! hardware, on which the bits have to be the same as anywhere.
 
+use vedette_agent_core::batch::{self, Observation};
 use vedette_agent_core::deviation::{DeviationSettings, DeviationState, Interest};
 use vedette_agent_core::score::{Learning, Moment, Score, SeriesState};
 
@@ -26,8 +27,16 @@ pub(crate) fn of_recording() -> Scores {
         let mut state = SeriesState::new(series as u32 + 1);
         let mut deviation = DeviationState::new(Interest::Both);
         for (at, value) in (0..recording::LENGTH).filter_map(|place| series.observation(place)) {
-            let score = state.update(Moment::new(at, 3_600), value, Learning::Normal);
-            let course = deviation.step(&settings, at, value, &score, false);
+            let one = Observation {
+                state: &mut state,
+                deviation: &mut deviation,
+                moment: Moment::new(at, 3_600),
+                value,
+                learning: Learning::Normal,
+                in_event: false,
+            };
+            let outcome = batch::observe_one(&settings, one);
+            let (score, course) = (outcome.scores.score(0), outcome.courses[0]);
             add(&mut digest, &score);
             digest.bytes(&[u8::from(score.ready), course.map_or(u8::MAX, |course| course.phase as u8)]);
             observations += 1;

@@ -25,10 +25,10 @@ const PATIENCE_S: f32 = 604_800.0;
 /// What one value weighs in the share of repeats.
 const REPEAT_RATE: f32 = 0.002;
 
-/// A value folded to 32 bits: equal values are equal here.
+/// A value folded to 32 bits: equal values are equal here, and zero is zero with either sign.
 #[inline]
 pub(crate) fn print(value: f64) -> u32 {
-    let bits = value.to_bits();
+    let bits = (value + 0.0).to_bits();
     (bits ^ (bits >> 32)) as u32
 }
 
@@ -164,6 +164,12 @@ mod tests {
         let mut lively = FlatLine::new();
         (0..600).for_each(|n| _ = lively.see(f64::from(n)));
         assert_eq!(stuck_after(&mut lively, 0.0, 5_000), None, "an outage is a drop");
+    }
+
+    #[test]
+    fn zero_is_equal_to_zero() {
+        assert_eq!(print(0.0), print(-0.0));
+        assert_ne!(print(1.0), print(-1.0));
     }
 
     #[test]

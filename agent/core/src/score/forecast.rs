@@ -118,6 +118,19 @@ struct Round {
     blend: f32,
 }
 
+/// What the value was against the forecast, kept between comparing and learning.
+#[derive(Clone, Copy)]
+struct Compared {
+    round: Round,
+    expected: f32,
+    residual: f32,
+    /// How much larger errors are here than at the mean size.
+    scale: f32,
+    /// The usual error here.
+    usual: f32,
+    pace: Pace,
+}
+
 impl Forecast {
     pub(super) const fn new() -> Self {
         Forecast {
@@ -136,27 +149,16 @@ impl Forecast {
     /// Forecasts `x`, compares and learns; `sides` are the hours around now.
     #[inline(always)]
     pub(super) fn step(&mut self, x: f32, sides: &Sides, step: &Step) -> Forecasted {
-        let first = step.n == 1;
-        self.level = choose(first, x, self.level);
-        self.size = choose(first, x.abs(), self.size);
-        let round = self.ask(sides);
-        let expected = choose(step.signed, round.blend, round.blend.at_least(0.0));
-        let residual = x - expected;
-        let scale = self.scale_at(expected);
+        let compared = self.compare(x, sides, step);
+        let &Compared { expected, residual, scale, usual, .. } = &compared;
         let ahead = self.echo.ahead(step.step_s);
         let least = choose(step.signed, f32::MIN, ECHO_SHARE_MIN * expected);
         let next = (expected + scale * ahead).at_least(least);
         let band = scale * self.echo.band();
-        let usual = self.usual * scale + self.error_floor();
-        let pace = &self.strain.observe(residual / usual, step.step_s, step.n);
-        self.learn_echo(residual / scale, ahead, pace, step);
+        self.learn_echo(residual / scale, ahead, &compared.pace, step);
         let before = *self;
-        self.learn_errors(x, &round, pace, step);
-        let bound = clip(residual, pace.clip, usual);
-        self.usual += error_rate(pace, step) * (bound.abs() / scale - self.usual);
-        self.learn_level(x, &round, pace, usual, step);
-        let lesson = self.learn_season(x, sides, &round, pace, step);
-        let moved = sides.moved(round.usual, &lesson);
+        let lesson = self.learn(x, sides, &compared, step);
+        let moved = sides.moved(compared.round.usual, &lesson);
         self.rest(&before, step.learns);
         Forecasted { expected, residual, usual, next, band, strain: self.strain.size(), moved }
     }
@@ -165,18 +167,34 @@ impl Forecast {
     #[cold]
     pub(super) fn lesson(&self, x: f32, sides: &Sides, step: &Step) -> (Usual, season::Lesson) {
         let mut again = *self;
+        let compared = again.compare(x, sides, step);
+        (compared.round.usual, again.learn(x, sides, &compared, step))
+    }
+
+    /// Asks the experts and compares `x` with what they say.
+    #[inline(always)]
+    fn compare(&mut self, x: f32, sides: &Sides, step: &Step) -> Compared {
         let first = step.n == 1;
-        again.level = choose(first, x, again.level);
-        again.size = choose(first, x.abs(), again.size);
-        let round = again.ask(sides);
+        self.level = choose(first, x, self.level);
+        self.size = choose(first, x.abs(), self.size);
+        let round = self.ask(sides);
         let expected = choose(step.signed, round.blend, round.blend.at_least(0.0));
         let residual = x - expected;
-        let scale = again.scale_at(expected);
-        let usual = again.usual * scale + again.error_floor();
-        let pace = &again.strain.observe(residual / usual, step.step_s, step.n);
-        again.learn_errors(x, &round, pace, step);
-        again.learn_level(x, &round, pace, usual, step);
-        (round.usual, again.learn_season(x, sides, &round, pace, step))
+        let scale = self.scale_at(expected);
+        let usual = self.usual * scale + self.error_floor();
+        let pace = self.strain.observe(residual / usual, step.step_s, step.n);
+        Compared { round, expected, residual, scale, usual, pace }
+    }
+
+    /// Learns all but the echo, and says what the hours are to learn.
+    #[inline(always)]
+    fn learn(&mut self, x: f32, sides: &Sides, compared: &Compared, step: &Step) -> season::Lesson {
+        let Compared { round, residual, scale, usual, pace, .. } = compared;
+        self.learn_errors(x, round, pace, step);
+        let bound = clip(*residual, pace.clip, *usual);
+        self.usual += error_rate(pace, step) * (bound.abs() / scale - self.usual);
+        self.learn_level(x, round, pace, *usual, step);
+        self.learn_season(x, sides, round, pace, step)
     }
 
     /// Goes back to what was known before, unless it learns.

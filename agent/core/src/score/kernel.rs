@@ -364,3 +364,17 @@ impl<const N: usize> Scores<N> {
         }
     }
 }
+
+#[cfg(test)]
+impl Scores<1> {
+    /// As if `score` had been said of the value `x`.
+    pub(crate) fn said(x: f32, score: &Score) -> Self {
+        let odds = score.combined / (1.0 - score.combined).max(f32::MIN_POSITIVE);
+        let mut said = Scores::new();
+        said.surprisals[0] = [combine::THRESHOLD * libm::powf(odds, 0.25)];
+        (said.x, said.expected, said.usual) = ([x], [score.expected], [score.usual]);
+        (said.strain, said.residual) = ([score.strain], [x - score.expected]);
+        said.ready = [u32::from(score.ready)];
+        said
+    }
+}

@@ -16,7 +16,7 @@
 //! | `spread` | are the errors larger than they used to be |
 //! | `flat_line`, `vanish`, `rhythm` | does the value stand still, are there only zeros, does nothing come |
 //! | `combine` | one number from three |
-//! | `severity` | how bad it is, however long it has lasted |
+//! | `standing` | how bad it is, however long it has lasted |
 //! | `rest` | how much attention that deserves after the last alarm |
 //! | `kernel`, `words` | how several series are scored at once |
 //! | `approximate` | arithmetic that is the same everywhere |
@@ -34,8 +34,8 @@ mod morris;
 mod rest;
 mod rhythm;
 mod season;
-mod severity;
 mod spread;
+mod standing;
 mod state;
 mod strain;
 #[cfg(test)]
@@ -52,9 +52,9 @@ pub(crate) use flat_line::{FlatLine, print};
 pub use kernel::Scores;
 pub(crate) use kernel::{Observed, step};
 pub use rest::{Rest, RestSettings};
-pub(crate) use rhythm::{Gap, Rhythm, seconds};
-pub use severity::Severity;
+pub(crate) use rhythm::{Gap, Rhythm, wrapping_s};
 pub(crate) use spread::Spread;
+pub use standing::Standing;
 pub use state::{SERIES_STATE_BYTES_MAX, SeriesState, VALUE_MAX, WARM_UP_OBSERVATIONS};
 pub(crate) use vanish::Vanish;
 

@@ -96,7 +96,7 @@ impl Rhythm {
 
     /// How long the series has been silent when the time is `now_ms` and nothing came.
     pub(crate) fn ask(&self, now_ms: i64, least_s: f32) -> Gap {
-        let (gap_s, silent_s) = (self.since_s(seconds(now_ms)), self.silent_s().at_least(least_s));
+        let (gap_s, silent_s) = (self.since_s(wrapping_s(now_ms)), self.silent_s().at_least(least_s));
         match () {
             () if self.seen < LEARNED || gap_s <= silent_s => Gap::Usual,
             () if gap_s > GONE_S.at_least(GONE_FACTOR * silent_s) => Gap::Gone,
@@ -122,7 +122,7 @@ impl Rhythm {
 
 /// Seconds of Unix time, wrapping: only differences count.
 #[inline]
-pub(crate) fn seconds(ms: i64) -> u32 {
+pub(crate) fn wrapping_s(ms: i64) -> u32 {
     wrapping_quotient::<1_000>(ms)
 }
 
@@ -141,7 +141,7 @@ mod tests {
     fn a_steady_series_is_silent_after_a_few_beats() {
         for step_s in [10, 60, 300, 3_600] {
             let mut rhythm = Rhythm::new();
-            (0..200).for_each(|n| _ = rhythm.observe(seconds(1_700_000_000_000 + n * step_s * 1_000)));
+            (0..200).for_each(|n| _ = rhythm.observe(wrapping_s(1_700_000_000_000 + n * step_s * 1_000)));
             let told = told_after(&rhythm, 1_700_000_000 + 199 * step_s);
             assert!(
                 (4 * step_s - step_s / 50 - 1..=5 * step_s + 1).contains(&told),
@@ -157,7 +157,7 @@ mod tests {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             // One of ten gaps is ten times as long.
             now_s += if random >> 28 == 0 { 600 } else { 60 };
-            rhythm.observe(seconds(now_s * 1_000));
+            rhythm.observe(wrapping_s(now_s * 1_000));
         }
         let told = told_after(&rhythm, now_s);
         assert!((1_200..1_800).contains(&told), "{told}");
@@ -169,7 +169,7 @@ mod tests {
         let mut told = 0;
         for day in 0..10 {
             for minute in 0..600 {
-                rhythm.observe(seconds((1_700_000_000 + day * 86_400 + minute * 60) * 1_000));
+                rhythm.observe(wrapping_s((1_700_000_000 + day * 86_400 + minute * 60) * 1_000));
             }
             let morning = 1_700_000_000 + (day + 1) * 86_400;
             told += u32::from(rhythm.ask(morning * 1_000 - 1_000, 0.0) != Gap::Usual);
@@ -181,7 +181,7 @@ mod tests {
     fn odd_clocks_do_no_harm() {
         let mut rhythm = Rhythm::new();
         for ms in [i64::MIN, i64::MAX, 0, -1, 1_700_000_000_000, 5] {
-            assert!((0.0..=STEP_S_MAX).contains(&rhythm.observe(seconds(ms))));
+            assert!((0.0..=STEP_S_MAX).contains(&rhythm.observe(wrapping_s(ms))));
             assert!(rhythm.mean_s.is_finite() && rhythm.longest_s.is_finite());
         }
     }

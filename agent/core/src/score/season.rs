@@ -157,12 +157,11 @@ impl Sides {
         let week_error = lesson.week_error.between(-FALL_MAX * size, RISE_MAX * size);
         let week_unit = power_of_two(self.precision);
         let units = lesson.week_rate * (week_error / size) * week_unit;
-        let (day_unit, least) = (power_of_two(-self.exponent), (FACTOR_MIN - 1.0) * week_unit);
+        let least = (FACTOR_MIN - 1.0) * week_unit;
         let mut moved = Moved { day: self.day, week: self.week, rarely: lesson.random & REFINE_MASK == 0 };
         for side in 0..2 {
             let (share, random) = (self.shares()[side], lesson.random >> (16 * side));
-            let day = self.day[side] as f32 + lesson.day_rate * share * lesson.error * day_unit;
-            let day = choose(lesson.signed, day, day.at_least(0.0));
+            let day = self.day_wanted(side, lesson);
             let week = (self.week[side] as f32 + share * units).at_least(least);
             let (day_units, week_units) = (round(day, random), round(week, random));
             let unseen = self.day[side] == i32::from(UNSEEN);
@@ -172,6 +171,20 @@ impl Sides {
             moved.rarely |= choose(unseen, share >= BEGINS_AT, too_large);
         }
         moved
+    }
+
+    /// Where an hour of the day moves to, in units, however many: beyond all numbers where the unit is far too fine.
+    #[inline(always)]
+    fn day_wanted(&self, side: usize, lesson: &Lesson) -> f32 {
+        let by = lesson.day_rate * self.shares()[side] * lesson.error;
+        let day = self.day[side] as f32 + by * power_of_two(-self.exponent);
+        choose(lesson.signed, day, day.at_least(0.0))
+    }
+
+    /// The same in the units of the series, which is a number always.
+    fn day_value(&self, side: usize, lesson: &Lesson) -> f32 {
+        let by = lesson.day_rate * self.shares()[side] * lesson.error;
+        self.day[side] as f32 * power_of_two(self.exponent) + by
     }
 }
 
@@ -266,37 +279,29 @@ impl Season {
     }
 
     /// Moves both hours around a place, of the day and of the week, towards a value, whatever it takes: hours begin,
-    /// and units change.
+    /// and units change. What one side changes holds for the other already.
     #[cold]
     pub(super) fn learn(&mut self, place: Place, usual: Usual, lesson: &Lesson) {
-        let size = usual.of_day.abs().at_least(lesson.least);
-        let week_error = lesson.week_error.between(-FALL_MAX * size, RISE_MAX * size);
-        let units = lesson.week_rate * (week_error / size) * power_of_two(i32::from(self.precision));
-        let shares = [1.0 - place.share, place.share];
-        for (side, share) in shares.into_iter().enumerate() {
+        for side in 0..2 {
+            let sides = self.sides(place);
+            let moved = sides.moved(usual, lesson);
             let random = lesson.random >> (16 * side);
             let hour = usize::from(place.day[side]);
-            if self.day[hour] == UNSEEN {
-                if share >= BEGINS_AT {
+            if sides.day[side] == i32::from(UNSEEN) {
+                if sides.shares()[side] >= BEGINS_AT {
                     self.begin(hour, lesson.begin, random);
                 }
-            } else {
-                self.move_day(hour, lesson.day_rate * share * lesson.error, lesson.signed, random);
-                self.move_week(usize::from(place.week[side]), share * units, random);
+                continue;
             }
+            if sides.day_wanted(side, lesson).abs() > WHOLE_MAX {
+                self.begin(hour, sides.day_value(side, lesson), random);
+            } else {
+                self.day[hour] = moved.day[side] as Short;
+            }
+            self.set_week(usize::from(place.week[side]), moved.week[side]);
         }
         if lesson.random & REFINE_MASK == 0 {
             self.refine();
-        }
-    }
-
-    fn move_day(&mut self, hour: usize, by: f32, signed: bool, random: u32) {
-        let wanted = f32::from(self.day[hour]) + by * power_of_two(-i32::from(self.exponent));
-        let wanted = if signed { wanted } else { wanted.at_least(0.0) };
-        self.day[hour] = round(wanted, random) as Short;
-        if wanted.abs() > WHOLE_MAX {
-            let value = wanted * power_of_two(i32::from(self.exponent));
-            self.begin(hour, value, random);
         }
     }
 
@@ -322,11 +327,9 @@ impl Season {
         self.day = self.day.map(|slot| if slot == UNSEEN { UNSEEN } else { shifted(slot) });
     }
 
-    fn move_week(&mut self, hour: usize, units: f32, random: u32) {
-        let least = (FACTOR_MIN - 1.0) * power_of_two(i32::from(self.precision));
-        let whole = round((f32::from(self.week[hour]) + units).at_least(least), random);
-        self.week[hour] = whole.clamp(-FACTOR_UNITS_MAX, FACTOR_UNITS_MAX) as i8;
-        if whole.abs() > FACTOR_UNITS_MAX {
+    fn set_week(&mut self, hour: usize, units: i32) {
+        self.week[hour] = units.clamp(-FACTOR_UNITS_MAX, FACTOR_UNITS_MAX) as i8;
+        if units.abs() > FACTOR_UNITS_MAX {
             self.coarsen_week();
         }
     }

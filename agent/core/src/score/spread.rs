@@ -14,6 +14,8 @@ const RECENT_RATE_MIN: f32 = 0.01;
 const RECENT_RATE_MAX: f32 = 0.1;
 /// What one second weighs in what is usual, one over two days; until so many errors, it is the mean of all.
 const USUAL_RATE: f32 = 1.0 / 172_800.0;
+/// But at most for so many seconds: after a gap, one error is one error.
+const USUAL_STEP_S_MAX: f32 = 3_600.0;
 const YOUTH: u32 = 400;
 /// An error counts as at most this many usual ones.
 const ERROR_MAX: f32 = 4.0;
@@ -66,7 +68,7 @@ impl Spread {
         self.seen.low += u32::from(self.seen.low <= YOUTH);
         let seen_s = whole(self.seen.high.cast_signed() as f32 + step_s.at_most(STEP_S_MAX));
         self.seen.high = choose(seen_s > LEARNED_S, LEARNED_S, seen_s);
-        let steady = (step_s * USUAL_RATE).at_most(0.3);
+        let steady = step_s.at_most(USUAL_STEP_S_MAX) * USUAL_RATE;
         let known = choose(self.seen.low <= YOUTH, 1.0 / self.seen.low.cast_signed() as f32, steady);
         let recent_rate = rate(step_s, RECENT_TAU_S).between(RECENT_RATE_MIN, RECENT_RATE_MAX);
         self.recent += recent_rate * (size - self.recent);
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_stays_finite() {
+    fn odd_errors_leave_finite_numbers() {
         let mut spread = Spread::new();
         for (error, usual) in [(f32::MAX, 0.0), (0.0, 0.0), (f32::MIN, f32::MAX), (1.0, f32::MIN_POSITIVE)] {
             spread.observe(error, usual, 0.1);

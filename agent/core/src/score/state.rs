@@ -205,6 +205,12 @@ impl SeriesState {
         self.age() == BORROWS_AT
     }
 
+    /// Whether the next observation makes it time to borrow.
+    #[inline]
+    pub(crate) fn will_borrow(&self) -> bool {
+        self.age() == BORROWS_AT - 1
+    }
+
     /// Whether it is time to see whether it can lend: now and then.
     #[inline]
     pub fn may_lend(&self) -> bool {

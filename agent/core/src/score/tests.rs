@@ -9,8 +9,9 @@ use std::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::batch::{self, Observation};
 use crate::deviation::{DeviationSettings, DeviationState};
-use vedette_common::wire::Phase;
+use vedette_common::wire::{Course, Phase};
 
 const STEP_S: i64 = 300;
 const DAY_S: i64 = 86_400;
@@ -89,9 +90,7 @@ impl Run {
         while self.at_s < end_s {
             let truth = traffic(self.at_s, self.size);
             let value = self.dice.count(share * truth);
-            let score = self.series.update(moment(self.at_s), value, learning);
-            let at = WallMs(self.at_s * 1_000);
-            let course = self.deviation.step(&DeviationSettings::default(), at, value, &score, false);
+            let (score, course) = follow(&mut self.series, &mut self.deviation, self.at_s, value, learning);
             totals.onsets += u32::from(course.is_some_and(|c| c.phase == Phase::Onset));
             totals.deviating += u32::from(self.deviation.is_deviating());
             totals.steps += 1;
@@ -101,6 +100,19 @@ impl Run {
         }
         totals
     }
+}
+
+/// One observation through scorers and deviation.
+fn follow(
+    state: &mut SeriesState,
+    deviation: &mut DeviationState,
+    at_s: i64,
+    value: f64,
+    learning: Learning,
+) -> (Score, Option<Course>) {
+    let one = Observation { state, deviation, moment: moment(at_s), value, learning, in_event: false };
+    let outcome = batch::observe_one(&DeviationSettings::default(), one);
+    (outcome.scores.score(0), outcome.courses[0])
 }
 
 /// Steady counts of one mean at one interval.
@@ -129,9 +141,8 @@ impl Steady {
     /// One observation: its phase and its forecast.
     fn observe(&mut self, mean: f64) -> (Option<Phase>, f64) {
         let value = self.dice.count(mean);
-        let score = self.series.update(moment(self.at_s), value, Learning::Normal);
-        let at = WallMs(self.at_s * 1_000);
-        let course = self.deviation.step(&DeviationSettings::default(), at, value, &score, false);
+        let (score, course) =
+            follow(&mut self.series, &mut self.deviation, self.at_s, value, Learning::Normal);
         self.at_s += self.step_s;
         (course.map(|c| c.phase), f64::from(score.expected))
     }
@@ -304,7 +315,26 @@ fn a_long_life_neither_fills_nor_goes_blind() {
     assert!(spike.combined > 0.5, "{spike:?}");
 }
 
-const GOLDEN: u64 = 0x907b_22ad_9309_7b59;
+#[test]
+fn zeros_before_the_first_day_spoil_no_season() {
+    for (step_s, size, zeros) in [(60, 1.6e10, 1), (300, 3.0e9, 1), (300, 1.0e12, 3), (3_600, 2.0e9, 1)] {
+        let (mut series, mut dice) = (SeriesState::new(1), Dice(5));
+        let (mut errors, mut count) = (0.0, 0.0);
+        for n in 0..14 * DAY_S / step_s {
+            let phase = (n * step_s % DAY_S) as f64 / DAY_S as f64;
+            let truth = size * (1.0 + 0.5 * libm::sin(core::f64::consts::TAU * phase));
+            let value = if n < zeros { 0.0 } else { truth * (1.0 + 0.01 * dice.normal()) };
+            let score = series.update(moment(1_771_977_600 + n * step_s), value, Learning::Normal);
+            if n >= 13 * DAY_S / step_s {
+                errors += (f64::from(score.expected) - truth).abs() / size;
+                count += 1.0;
+            }
+        }
+        assert!(errors / count < 0.05, "{zeros} zeros, {size} every {step_s} s: {}", errors / count);
+    }
+}
+
+const GOLDEN: u64 = 0xb70f_c5d0_47f9_2c43;
 
 /// FNV-1a over the bits of every score: the same on every target, and changed only on purpose.
 #[test]

@@ -3,8 +3,9 @@
 //! It must never ask more often than an agent does: at the close of each window. The hard case is a series without a
 //! beat, whose pauses are its nature.
 
+use vedette_agent_core::batch::{self, Observation};
 use vedette_agent_core::deviation::{DeviationSettings, DeviationState, Interest};
-use vedette_agent_core::score::Score;
+use vedette_agent_core::score::{Learning, Moment, SeriesState};
 use vedette_common::WallMs;
 use vedette_common::wire::Phase;
 
@@ -85,7 +86,7 @@ pub(crate) fn measure(seed: u64, beat: Beat, step_s: i64) -> Silences {
 fn live(dice: &mut Dice, beat: Beat, step_s: i64, silences: &mut Silences) {
     let settings = DeviationSettings::default();
     let (learned_s, watched_s) = if step_s < 60 { (3 * DAY_S, 3 * DAY_S) } else { (14 * DAY_S, 14 * DAY_S) };
-    let mut state = DeviationState::new(Interest::Both);
+    let (mut series, mut state) = (SeriesState::new(1), DeviationState::new(Interest::Both));
     let mut next_s = START_S as f64;
     let mut trials = 0;
     let mut window_s = START_S;
@@ -98,7 +99,10 @@ fn live(dice: &mut Dice, beat: Beat, step_s: i64, silences: &mut Silences) {
         let mut came = false;
         while next_s < window_s as f64 {
             let at = WallMs((next_s * 1_000.0) as i64);
-            state.step(&settings, at, 1.0, &Score::default(), false);
+            let (series, deviation) = (&mut series, &mut state);
+            let (moment, learning) = (Moment::new(at, 0), Learning::Normal);
+            let one = Observation { state: series, deviation, moment, value: 1.0, learning, in_event: false };
+            batch::observe_one(&settings, one);
             next_s = beat.next(next_s, step_s as f64, dice);
             came = true;
         }

@@ -3,6 +3,7 @@
 //! It must never let one trial touch another: each fault is met by a copy of the state. The hard case is a series that
 //! is deviating by mistake when a fault is due: the trial waits, for a false alarm is not a detection.
 
+use vedette_agent_core::batch::{self, Observation};
 use vedette_agent_core::deviation::{DeviationSettings, DeviationState};
 use vedette_agent_core::score::{Learning, Moment, Rest, RestSettings, SeriesState};
 use vedette_common::WallMs;
@@ -54,8 +55,16 @@ impl Watch {
 
     pub(crate) fn observe(&mut self, at_s: i64, value: f64) -> Said {
         let at = WallMs(at_s * 1_000);
-        let score = self.series.update(Moment::new(at, 0), value, Learning::Normal);
-        let course = self.deviation.step(&DeviationSettings::default(), at, value, &score, false);
+        let one = Observation {
+            state: &mut self.series,
+            deviation: &mut self.deviation,
+            moment: Moment::new(at, 0),
+            value,
+            learning: Learning::Normal,
+            in_event: false,
+        };
+        let outcome = batch::observe_one(&DeviationSettings::default(), one);
+        let (score, course) = (outcome.scores.score(0), outcome.courses[0]);
         let anomaly = self.rest.admit(&RestSettings::default(), at, &score);
         Said { course, alarmed: anomaly >= 0.5 }
     }
