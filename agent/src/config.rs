@@ -109,7 +109,8 @@ pub struct Metric {
     /// Which deviations of its values are sent; default both. The others are counted.
     pub alarm_on: AlarmOn,
     /// Whether its values only grow until what counts them begins anew; the rate a second is then scored. Default
-    /// false. StatsD's counters are differences already and need nothing.
+    /// false: what only grows from its first value on is found to be a counter after 40 values. StatsD's counters are
+    /// differences already and need nothing.
     pub counter: bool,
 }
 

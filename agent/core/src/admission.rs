@@ -31,7 +31,7 @@ impl Pipeline<'_> {
         let origin = if counter && origin == Origin::Direct { Origin::Counter } else { origin };
         let place = match self.table.find(identity) {
             // One name for a counter and a gauge, or for StatsD and line protocol, would mix two meanings.
-            Some(place) if self.table.slot(place).origin != origin => {
+            Some(place) if self.table.slot(place).origin.told() != origin => {
                 return Err(DropReason::UnsupportedType.into());
             }
             Some(place) => place,
@@ -120,7 +120,7 @@ impl Pipeline<'_> {
             let value = f64::from(core::mem::take(&mut self.lattice.cells[cell as usize].overflowed));
             if let Some(place) = self.overflow_slot(now, cell) {
                 self.counts.observed += 1;
-                self.score(Due { place, window, at, value });
+                self.score(Due { place, window, at, value, anew: false });
             }
         }
     }

@@ -249,6 +249,18 @@ impl DeviationState {
         }
     }
 
+    /// How a deviation ends whose values say nothing more; `None` if there is none.
+    pub(crate) fn ended(&self, in_event: bool) -> Option<Course> {
+        self.is_deviating().then(|| self.course(Phase::Ended, self.scorer, in_event))
+    }
+
+    /// Forgets all but how often the series comes: its values mean something else from now on.
+    pub(crate) fn begin_anew(&mut self) {
+        let rhythm = self.rhythm();
+        *self = Self::new(self.interest);
+        self.change(|watch| watch.rhythm = rhythm);
+    }
+
     /// When the present deviation began: the first observation of the run that led to it. To the second.
     pub const fn onset(&self) -> WallMs {
         WallMs(self.onset_s as i64 * 1_000)

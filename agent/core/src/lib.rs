@@ -11,6 +11,7 @@ extern crate std;
 mod admission;
 pub mod batch;
 mod cohort;
+mod counter;
 pub mod deviation;
 mod fold;
 pub mod index;

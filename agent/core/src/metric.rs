@@ -17,7 +17,8 @@ pub struct MetricRule {
     /// Which deviations of it are sent; default both.
     pub interest: Interest,
     /// Whether its values only grow until the process that counts begins anew; its rate a second is then scored.
-    /// Default false. StatsD's counters are differences already.
+    /// Default false: what only grows from its first value on is found to be a counter after 40 values. StatsD's
+    /// counters are differences already.
     pub counter: bool,
 }
 

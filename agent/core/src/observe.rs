@@ -10,11 +10,12 @@ use vedette_common::{
 
 use crate::{
     batch::{self, LANES, Observation},
+    counter::Counted,
     intake::Arrival,
     parse::statsd,
     pending::{Pending, Placed},
     pipeline::Pipeline,
-    score::{Learning, Moment, Score},
+    score::{Learning, Moment, Score, SeriesState},
     table::Origin,
 };
 
@@ -32,6 +33,8 @@ pub(crate) struct Due {
     pub(crate) at: WallMs,
     /// The value.
     pub(crate) value: f64,
+    /// From here on values mean something else, and the scorers begin anew.
+    pub(crate) anew: bool,
 }
 
 /// Values of different series that are scored at once.
@@ -57,19 +60,32 @@ impl Pipeline<'_> {
             }
             // Else the clock was wrong when the series was last seen, and the right time counts from here on.
         }
-        let mut value = value;
-        if slot.origin == Origin::Counter {
-            let step_ms = at.0.saturating_sub(slot.last_ms);
-            if step_ms == 0 {
-                return Err(DropReason::Late);
-            }
-            slot.last_ms = at.0;
-            value = slot.rate(value, step_ms).ok_or(DropReason::CounterStart)?;
-        }
-        slot.last_ms = at.0;
-        slot.seen_s = arrival.seen_s();
+        let step_ms = at.0.saturating_sub(slot.last_ms);
+        (slot.last_ms, slot.seen_s) = (at.0, arrival.seen_s());
         slot.state.prefetch_week(Moment::new(at, self.regions.offset_s(slot.region)));
-        Ok(Due { place, window: arrival.window, at, value })
+        let due = Due { place, window: arrival.window, at, value, anew: false };
+        if slot.may_count() { self.count(due, step_ms) } else { Ok(due) }
+    }
+
+    /// Takes a value of what is a counter, or may turn out to be one.
+    fn count(&mut self, due: Due, step_ms: i64) -> Result<Due, DropReason> {
+        match self.table.slot_mut(due.place).count(due.value, step_ms) {
+            Counted::Value(value) => Ok(Due { value, ..due }),
+            Counted::Anew(value) => Ok(Due { value, anew: true, ..due }),
+            Counted::Late => Err(DropReason::Late),
+            Counted::Start => Err(DropReason::CounterStart),
+        }
+    }
+
+    /// Lets the scorers of a series begin anew; a deviation that is open ends.
+    #[cold]
+    fn begin_anew(&mut self, due: &Due) {
+        let slot = self.table.slot(due.place);
+        let in_event = self.regions.in_event(slot.region, due.at);
+        if let Some(course) = slot.deviation.ended(in_event) {
+            self.note_deviation(due.place, due.window, course, due.value, &Score::default());
+        }
+        self.table.slot_mut(due.place).begin_anew();
     }
 
     /// Puts a value beside others that are due; scores those first when there is no room.
@@ -95,11 +111,11 @@ impl Pipeline<'_> {
         dues.clear();
     }
 
-    /// Whether a value is to be scored by itself: one with which its series comes to borrow. How values fall together
-    /// must not show.
+    /// Whether a value is to be scored by itself: one with which its series comes to borrow, for how values fall together
+    /// must not show; or begins anew.
     #[inline]
     fn is_apart(&self, due: &Due) -> bool {
-        self.table.slot(due.place).state.will_borrow()
+        due.anew | self.table.slot(due.place).state.will_borrow()
     }
 
     /// Scores dues that are few, or among which a series stands twice: in parts within which none does.
@@ -170,6 +186,9 @@ impl Pipeline<'_> {
 
     /// Scores one value.
     pub(crate) fn score(&mut self, due: Due) -> Score {
+        if due.anew {
+            self.begin_anew(&due);
+        }
         let slot = self.table.slot_mut(due.place);
         let in_event = self.regions.in_event(slot.region, due.at);
         let learning = learning(in_event, slot.deviation.is_stuck());
@@ -200,14 +219,14 @@ impl Pipeline<'_> {
         self.windows.mark(due.window);
         self.counts.scored += 1;
         if meets {
-            let moment = Moment::new(due.at, self.regions.offset_s(self.table.slot(due.place).region));
-            self.meet_cohort(due.place, moment);
+            self.meet_cohort(due);
         }
     }
 
     /// Lets a new series borrow from one of its metric in its cell, and one that has learned offer itself.
     #[cold]
-    fn meet_cohort(&mut self, place: u32, moment: Moment) {
+    fn meet_cohort(&mut self, due: &Due) {
+        let place = due.place;
         let slot = self.table.slot(place);
         let row = slot.row;
         if slot.state.may_lend() {
@@ -218,10 +237,16 @@ impl Pipeline<'_> {
         }
         let Some(lender) = self.cohorts.find(row).filter(|lender| *lender != place) else { return };
         let lender = self.table.slot(lender);
-        if lender.row == row && lender.origin == slot.origin && lender.state.can_lend() {
+        if lender.row != row || !lender.state.can_lend() {
+            return;
+        }
+        if lender.origin == slot.origin {
+            let moment = Moment::new(due.at, self.regions.offset_s(slot.region));
             let state = lender.state.clone();
             self.table.slot_mut(place).state.borrow(&state, moment);
             self.counts.borrowed += 1;
+        } else if lender.origin == Origin::LearnedCounter {
+            self.table.slot_mut(place).trust_neighbours(SeriesState::BORROWS_AT as u16);
         }
     }
 
@@ -237,8 +262,10 @@ impl Pipeline<'_> {
             self.next_asked = if self.next_asked + 1 < slots { self.next_asked + 1 } else { 0 };
             let slot = self.table.slot_mut(self.next_asked);
             // A StatsD counter has said zero for a while before it stops: that is for the scorers of its values.
-            let comes =
-                matches!(slot.origin, Origin::Direct | Origin::Counter | Origin::Folded(statsd::Kind::Gauge));
+            let comes = match slot.origin.told() {
+                Origin::Direct | Origin::Counter | Origin::Folded(statsd::Kind::Gauge) => true,
+                Origin::Free | Origin::Folded(_) | Origin::Overflow | Origin::LearnedCounter => false,
+            };
             if !comes || slot.last_ms >= now.0 {
                 continue;
             }

@@ -204,7 +204,7 @@ impl<'m> Pipeline<'m> {
             if value.is_finite() {
                 slot.last_ms = slot.last_ms.max(at.0);
                 let at = WallMs(slot.last_ms);
-                self.await_score(&mut dues, Due { place, window, at, value });
+                self.await_score(&mut dues, Due { place, window, at, value, anew: false });
             } else {
                 self.counts.drops.add(DropReason::NotFinite, 1);
             }

@@ -31,10 +31,19 @@ pub(crate) enum Origin {
     Direct,
     /// Values of a counter: the rate since the one before is scored; `sum` is that one, if `weight` is not 0.
     Counter,
+    /// Values that turned out to be those of a counter, see `counter.rs`.
+    LearnedCounter,
     /// StatsD: folded over an interval, then observed once.
     Folded(statsd::Kind),
     /// The series of a cell that counts what found no slot.
     Overflow,
+}
+
+impl Origin {
+    /// As it was told; what a counter turned out to be, nobody told.
+    pub(crate) const fn told(self) -> Self {
+        if matches!(self, Self::LearnedCounter) { Self::Direct } else { self }
+    }
 }
 
 /// Everything that is kept for one series. Plain data; [`SLOT_BYTES`].
@@ -55,7 +64,7 @@ pub struct Slot {
     /// What StatsD folded since the last flush; a weight of 0 says nothing came.
     pub(crate) sum: f64,
     pub(crate) weight: f32,
-    /// Flushes since something came.
+    /// Flushes since something came; of what is not StatsD's, how much speaks for a counter, see `counter.rs`.
     pub(crate) quiet_flushes: u16,
     pub(crate) region: u8,
     pub(crate) origin: Origin,
@@ -84,12 +93,10 @@ impl Slot {
         }
     }
 
-    /// The rate a second since the value before, `step_ms` earlier; `None` for the first value and after the counter
-    /// began anew or wrapped, of which nobody knows how far it had come.
-    pub(crate) fn rate(&mut self, value: f64, step_ms: i64) -> Option<f64> {
-        let known = core::mem::replace(&mut self.weight, 1.0) > 0.0;
-        let grown = value - core::mem::replace(&mut self.sum, value);
-        (known && grown >= 0.0 && step_ms > 0).then(|| grown * 1_000.0 / step_ms as f64)
+    /// Scorers that have seen nothing.
+    pub(crate) fn begin_anew(&mut self) {
+        self.deviation.begin_anew();
+        self.state = SeriesState::new(self.identity[0] as u32);
     }
 
     fn is_identity(&self, identity: u128) -> bool {

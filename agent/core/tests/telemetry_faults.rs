@@ -38,6 +38,8 @@ struct Agent {
     pipeline: Pipeline<'static>,
     minute: i64,
     summary: Summary,
+    /// Observed, expected and how many of the first row of the latest window.
+    sums: (f32, f32, u32),
 }
 
 /// What a window said of one series, `(minute of its end, scorer, phase, direction)`.
@@ -62,6 +64,7 @@ impl Agent {
             pipeline: Pipeline::new(settings, memory, 1).unwrap(),
             minute: 0,
             summary: Summary::new(key, WallMs(0), 60_000),
+            sums: (0.0, 0.0, 0),
         }
     }
 
@@ -74,6 +77,9 @@ impl Agent {
             self.pipeline.handle_deadline(now);
             while self.pipeline.poll_summary(&mut self.summary) {
                 let end = (self.summary.window_start.0 - START_MS) / MINUTE_MS + 1;
+                if let Some(sums) = self.summary.roll_ups.first() {
+                    self.sums = (sums.observed.to_f32(), sums.expected.to_f32(), sums.count);
+                }
                 let courses = self.summary.deviations.iter().map(|deviation| deviation.course);
                 told.extend(courses.map(|course| (end, course.scorer, course.phase, course.direction)));
             }
@@ -140,9 +146,8 @@ fn a_stuck_series_is_no_drop_and_leaves_the_sums() {
     let mut told = Vec::new();
     for _ in 0..600 {
         told.extend(agent.minute(&format!("a value={stuck}")));
-        let sums = agent.summary.roll_ups.first();
         let late = agent.minute > 8 * 1_440 + 30;
-        assert!(!late || sums.is_none_or(|sums| sums.count == 0), "a stuck value counts: {sums:?}");
+        assert!(!late || agent.sums.2 == 0, "a stuck value counts: {:?}", agent.sums);
     }
     assert_eq!(told[0].2, Phase::Onset);
     assert!(told.iter().all(|(_, scorer, ..)| *scorer == Scorer::FlatLine), "{told:?}");
@@ -233,4 +238,66 @@ fn a_new_series_of_a_known_cell_is_awake_within_its_first_half_hour() {
         let early = first.is_some_and(|told| told.0 < 9 * 1_440 + 30 && told.3 == Direction::Down);
         assert_eq!(early, cohort, "{told:?}");
     }
+}
+
+#[test]
+fn a_counter_that_nobody_named_is_found_and_its_restarts_are_no_spikes() {
+    let mut agent = Agent::new(&[]);
+    let mut count = 4_294_000_000_i64;
+    let told = agent.days(3, |minute| {
+        count += 60 * lively(minute);
+        // A restart each eleven hours, and a wrap at 32 bits on the way there.
+        count = if minute % 660 == 659 { 0 } else { count % 4_294_967_296 };
+        format!("bytes_sent value={count}")
+    });
+    assert_eq!(told, [], "neither what it was taken for at first, nor restart, nor wrap");
+    let counts = agent.pipeline.counts();
+    assert_eq!(counts.observed, counts.scored + counts.drops.total(DropUnit::Observation));
+    assert!((80.0..120.0).contains(&agent.sums.0), "a rate a second: {:?}", agent.sums);
+    let told = agent.days(1, |minute| {
+        count += 6 * lively(minute);
+        format!("bytes_sent value={count}")
+    });
+    assert_eq!(told.first().map(|told| told.3), Some(Direction::Down), "a tenth of the rate");
+}
+
+#[test]
+fn a_gauge_that_grew_from_its_birth_on_is_a_gauge_again_after_its_first_falls() {
+    let mut agent = Agent::new(&[]);
+    agent.days(2, |minute| {
+        let value = if minute < 90 { 10 + minute } else { lively(minute) };
+        format!("load value={value}")
+    });
+    let (observed, expected, count) = agent.sums;
+    assert!(
+        count == 1 && (80.0..120.0).contains(&observed) && (80.0..120.0).contains(&expected),
+        "{:?}",
+        agent.sums
+    );
+    let mut told = Vec::new();
+    for _ in 0..30 {
+        told.extend(agent.minute("load value=20"));
+    }
+    assert_eq!(told.first().map(|told| told.3), Some(Direction::Down), "{told:?}");
+}
+
+#[test]
+fn a_new_counter_beside_an_old_one_is_known_at_its_tenth_value() {
+    let mut agent = Agent::new(&[]);
+    let wave = |minute: i64| 60 * (1_000 + (minute % 1_440 - 720).abs() / 2 + 3 * lively(minute));
+    let (mut old, mut new) = (0, 0);
+    agent.days(9, |minute| {
+        old += wave(minute);
+        format!("sent,host=old value={old}")
+    });
+    let mut told = Vec::new();
+    for _ in 0..60 {
+        let minute = agent.minute;
+        let share = if minute < 9 * 1_440 + 30 { 10 } else { 50 };
+        (old, new) = (old + wave(minute), new + wave(minute) / share);
+        told.extend(agent.minute(&format!("sent,host=old value={old}\nsent,host=new value={new}")));
+    }
+    assert_eq!(agent.pipeline.counts().borrowed, 1);
+    let first = told.iter().find(|(_, _, phase, _)| *phase == Phase::Onset);
+    assert!(first.is_some_and(|told| (30..40).contains(&(told.0 - 9 * 1_440))), "{told:?}");
 }

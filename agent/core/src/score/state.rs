@@ -26,8 +26,6 @@ const AGE_MAX: u32 = 32_768;
 const REVIEW_EVERY: u32 = 512;
 /// Time since the observation before counts as at most this many seconds: after a gap, one value is one value.
 const STEP_S_MAX: f32 = 3_600.0;
-/// Observations after which a new series borrows.
-const BORROWS_AT: u32 = 10;
 /// So many latest values are a stretch, looked at as one.
 const STRETCH: u32 = 128;
 /// The spread of a stretch counts as at least this share of its values.
@@ -170,6 +168,9 @@ impl Numbers {
 }
 
 impl SeriesState {
+    /// Observations after which a new series borrows.
+    pub(crate) const BORROWS_AT: u32 = 10;
+
     /// A state that has seen nothing; `seed` starts the generator of its rounding.
     pub fn new(seed: u32) -> Self {
         let mut state = Self::free();
@@ -202,13 +203,13 @@ impl SeriesState {
     /// Whether it is time to borrow from a series of the same kind: its level is known, and nothing else.
     #[inline]
     pub fn may_borrow(&self) -> bool {
-        self.age() == BORROWS_AT
+        self.age() == Self::BORROWS_AT
     }
 
     /// Whether the next observation makes it time to borrow.
     #[inline]
     pub(crate) fn will_borrow(&self) -> bool {
-        self.age() == BORROWS_AT - 1
+        self.age() == Self::BORROWS_AT - 1
     }
 
     /// Whether it is time to see whether it can lend: now and then.
