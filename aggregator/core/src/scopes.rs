@@ -278,32 +278,21 @@ pub(crate) struct Sums {
     counted: [f64; 2],
 }
 
+/// What the members of a scope come to at one horizon.
 pub(crate) fn pool(points: &[Point], members: &[usize], horizon: usize) -> Sums {
-    let mut sums = Sums::default();
-    for point in members.iter().map(|index| &points[*index]) {
-        let weight = 1.0 / (point.poisson[horizon] + CELL_SPREAD * CELL_SPREAD);
-        sums.weights += weight;
-        sums.shift += weight * point.residual[horizon];
-        sums.counting += weight * weight * point.poisson[horizon];
-        sums.common_mode += weight * point.common_mode;
-        sums.uneven += weight * point.share.uneven;
-        sums.disturbance += weight * point.disturbance;
-        let [observed, expected] = point.counted[horizon];
-        let explained = if point.explained == 0.0 { 1.0 } else { point.explained.exp() };
-        sums.counted[0] += observed;
-        sums.counted[1] += expected * explained;
-    }
-    let total = if sums.weights > 0.0 { sums.weights } else { 1.0 };
-    for mean in [&mut sums.shift, &mut sums.common_mode, &mut sums.uneven, &mut sums.disturbance] {
-        *mean /= total;
-    }
-    sums.counting /= total * total;
-    sums
+    pool_all(points, members)[horizon]
 }
 
-/// What the members of a scope come to at every horizon.
+/// What the members of a scope come to at every horizon. A point is several cache lines, so each is looked at once for all of them.
 pub(crate) fn pool_all(points: &[Point], members: &[usize]) -> [Sums; HORIZONS] {
-    std::array::from_fn(|horizon| pool(points, members, horizon))
+    let mut pooled = [Sums::default(); HORIZONS];
+    for point in members.iter().map(|index| &points[*index]) {
+        let explained = if point.explained == 0.0 { 1.0 } else { point.explained.exp() };
+        for (horizon, sums) in pooled.iter_mut().enumerate() {
+            sums.add(point, horizon, explained);
+        }
+    }
+    pooled.map(Sums::settled)
 }
 
 /// What the members of each scope come to.
@@ -312,6 +301,29 @@ pub(crate) fn sums(scopes: &Scopes, points: &[Point]) -> Vec<[Sums; HORIZONS]> {
 }
 
 impl Sums {
+    fn add(&mut self, point: &Point, horizon: usize, explained: f64) {
+        let weight = 1.0 / (point.poisson[horizon] + CELL_SPREAD * CELL_SPREAD);
+        self.weights += weight;
+        self.shift += weight * point.residual[horizon];
+        self.counting += weight * weight * point.poisson[horizon];
+        self.common_mode += weight * point.common_mode;
+        self.uneven += weight * point.share.uneven;
+        self.disturbance += weight * point.disturbance;
+        let [observed, expected] = point.counted[horizon];
+        self.counted[0] += observed;
+        self.counted[1] += expected * explained;
+    }
+
+    /// Means in place of weighted sums.
+    fn settled(mut self) -> Self {
+        let total = if self.weights > 0.0 { self.weights } else { 1.0 };
+        for mean in [&mut self.shift, &mut self.common_mode, &mut self.uneven, &mut self.disturbance] {
+            *mean /= total;
+        }
+        self.counting /= total * total;
+        self
+    }
+
     /// The leftover in standard deviations, when all noise but that of counting has the deviation `other`.
     fn significance(&self, horizon: usize, counts: bool, other: f64) -> f64 {
         if !counts {
