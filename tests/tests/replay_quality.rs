@@ -1,7 +1,7 @@
 //! Replays a small simulated fleet through the library, and grades what was told against the truth.
 //!
 //! It must never hold the judgement to more than it promises for every seed: the bounds are modest, the figures for large
-//! fleets are measured with `fleet generate`, `replay` and `fleet grade`. The hard case is sameness: two replays of the same
+//! fleets are measured with `fleet measure`. The hard case is sameness: two replays of the same
 //! files give the same bytes.
 
 use std::fs::{self, File};
@@ -53,8 +53,8 @@ fn a_small_fleet_is_judged_well_and_twice_the_same() {
     let alarms = grade::parse_alarms(&first.0).expect("alarms are NDJSON");
     let grade = grade::grade(&files::truth(&fleet), &alarms);
     assert!(grade.malfunctions >= 3 && grade.events >= 3, "{grade:?}");
-    assert!(grade.malfunctions_paged * 100 >= grade.malfunctions * 75, "{grade:?}");
-    assert!(grade.false_pages <= 2 && grade.events_paged * 100 <= grade.events * 20, "{grade:?}");
+    assert!(grade.malfunctions_paged * 100 >= grade.malfunctions * 85, "{grade:?}");
+    assert!(grade.false_pages <= 1 && grade.extra_pages <= 1 && grade.events_paged <= 1, "{grade:?}");
     assert_eq!(grade.silences_reported[0], grade.silences_reported[1], "{grade:?}");
     assert!(!first.1.is_empty(), "what was held back stands in the ledger");
 }
