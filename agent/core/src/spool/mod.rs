@@ -194,7 +194,7 @@ impl<'m, S: Storage> Spool<'m, S> {
             torn: None,
             last_error: None,
         };
-        spool.recover();
+        spool.recover(0);
         Ok(spool)
     }
 

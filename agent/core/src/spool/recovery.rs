@@ -15,6 +15,9 @@ use super::storage::{Storage, StorageFault};
 /// Starts of the agent that segments which cannot be read may hide: this one is counted as so much later.
 const UNREADABLE_STARTS: u32 = 1 << 16;
 
+/// Places in the order among which such a start takes its own, by its random id.
+const PLACES_APART: u32 = 1 << 20;
+
 /// Appends that find nothing of the medium readable, one after the other, until what cannot be read is emptied.
 const BLIND_OPENINGS_MAX: u8 = 64;
 
@@ -82,8 +85,8 @@ fn missing_before(position: Position, before: Option<Position>, acknowledged: Ac
 }
 
 impl<S: Storage> Spool<'_, S> {
-    /// Fills the index from the storage.
-    pub(super) fn recover(&mut self) {
+    /// Fills the index from the storage. `known_damaged` records were counted by an opening before, should they be found again.
+    pub(super) fn recover(&mut self, known_damaged: u64) {
         let count = self.index.numbers().end;
         let mut surplus = count..count;
         for segment in 0..SEGMENTS_MAX as u16 {
@@ -94,8 +97,10 @@ impl<S: Storage> Spool<'_, S> {
         let unreadable = self.recovery.unreadable_segments > 0;
         self.blind = (unreadable && self.ordinal == 1).then_some(self.blind.unwrap_or(0));
         if unreadable {
-            // Younger starts than any that could be read may hide there.
-            self.ordinal = self.ordinal.saturating_add(UNREADABLE_STARTS);
+            // Younger starts than any that could be read may hide there. Which place they took nobody can see, so this one takes one that is
+            // hardly theirs: two starts in one place would be covered by each other's acknowledgements.
+            let apart = (self.boot.0 % u64::from(PLACES_APART)) as u32;
+            self.ordinal = self.ordinal.saturating_add(UNREADABLE_STARTS + apart);
         }
         for segment in self.index.numbers() {
             self.settle(segment);
@@ -104,8 +109,9 @@ impl<S: Storage> Spool<'_, S> {
             self.recovery.records += self.index.records(lane);
             self.lanes[lane.index()].active = self.index.newest(lane);
         }
-        self.counts.recovered = self.recovery.records + self.recovery.damaged;
-        self.counts.dropped.add(DropReason::SpoolCorrupt, self.recovery.damaged);
+        let damaged = self.recovery.damaged.saturating_sub(known_damaged);
+        self.counts.recovered += self.recovery.records + damaged;
+        self.counts.dropped.add(DropReason::SpoolCorrupt, damaged);
         surplus.for_each(|segment| self.drop_surplus(segment));
         self.shrink_to_cap();
     }
@@ -211,9 +217,10 @@ impl<S: Storage> Spool<'_, S> {
     /// ones in the order, whose acknowledgements would then cover its records.
     fn reopen(&mut self, openings: u8) {
         self.index.0.fill(Segment::default());
-        self.recovery = Recovery::default();
+        // A blind spool holds no record, so nothing was recovered but what was damaged.
+        let known_damaged = core::mem::take(&mut self.recovery).damaged;
         self.ordinal = 1;
-        self.recover();
+        self.recover(known_damaged);
         if self.blind.is_some() {
             self.blind = Some(openings.saturating_add(1));
             let unreadable = self.recovery.unreadable_segments;
