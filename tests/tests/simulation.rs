@@ -3,11 +3,11 @@
 //! It must never depend on the machine: seeds decide everything. The hard case is a change that makes an old seed mean
 //! something else; what a seed once found therefore stands as a test of its own beside the code that it was found in.
 
-use vedette_tests::simulation::{Fault, Plan, run, run_many};
+use vedette_tests::simulation::{Fault, Plan, Sabotage, run, run_many};
 
 #[test]
 fn nothing_is_lost_or_doubled_in_a_thousand_agent_hours() {
-    let report = run_many(1, 1_000.0, |_, _| ()).unwrap_or_else(|failure| panic!("{failure}"));
+    let report = run_many(1, 1_000.0, 2, |_, _| ()).unwrap_or_else(|failure| panic!("{failure}"));
     for fault in Fault::ALL {
         assert!(report.faults[fault.index()] > 0, "never tried: {}", fault.as_str());
     }
@@ -17,7 +17,9 @@ fn nothing_is_lost_or_doubled_in_a_thousand_agent_hours() {
 #[test]
 fn one_seed_gives_the_same_twice() {
     let plan = Plan::draw(3);
-    assert_eq!(run(&plan), run(&plan));
+    assert_eq!(run(&plan).unwrap(), run(&plan).unwrap());
+    let many = |jobs| run_many(20, 100.0, jobs, |_, _| ()).unwrap();
+    assert_eq!(many(1), many(3), "nor does the number of jobs show");
 }
 
 /// An aggregator that answers before it commits loses records when it is killed in between: some seed must say so.
@@ -25,7 +27,7 @@ fn one_seed_gives_the_same_twice() {
 fn an_answer_before_the_commit_is_noticed() {
     let noticed = (1..200).any(|seed| {
         let mut plan = Plan::draw(seed);
-        plan.answers_early = true;
+        plan.sabotage = Sabotage::AnswersEarly;
         run(&plan).is_err()
     });
     assert!(noticed, "the oracle is blind");

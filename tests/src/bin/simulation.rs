@@ -16,6 +16,9 @@ struct Arguments {
     /// Go on with the next seeds until so many hours of agents have passed. Default: this seed alone.
     #[arg(long)]
     agent_hours: Option<f64>,
+    /// Seeds at a time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
+    jobs: u64,
 }
 
 fn main() -> ExitCode {
@@ -37,8 +40,8 @@ fn play(arguments: &Arguments) -> Result<Report, Failure> {
         eprintln!("{plan:?}");
         return run(&plan);
     };
-    run_many(arguments.seed, agent_hours, |seed, total| {
-        if seed % 100 == 0 {
+    run_many(arguments.seed, agent_hours, arguments.jobs as usize, |seed, total| {
+        if seed.is_multiple_of(1_000) {
             eprintln!("seed {seed}: {:.0} of {agent_hours:.0} agent-hours", total.agent_hours);
         }
     })

@@ -137,6 +137,11 @@ impl Centre {
         batch.effects
     }
 
+    /// The store loses what it must not.
+    pub(super) fn forget_sessions(&mut self) {
+        self.disk.retain(|key, _| !key.starts_with("session/"));
+    }
+
     /// Whether another frame finds room.
     pub(super) fn has_room(&self) -> bool {
         self.process.as_ref().is_some_and(|process| process.queue.len() < QUEUE_MAX)
@@ -209,7 +214,6 @@ impl Centre {
         }
         let wall = self.now(ms).wall;
         let deadline = process.core.poll_deadline().map(|at| ms + at.ms_since(wall).max(0).unsigned_abs());
-        // The shell looks at its clocks once a second at the latest: the wall clock may step.
         let due = process.gathers_until.into_iter().chain(deadline).min();
         due.map_or(Next::Nothing, |due| Next::Gathered(due.max(ms)))
     }
@@ -254,7 +258,8 @@ impl Centre {
     }
 
     fn answers(&self, effects: Vec<Effect>) -> Vec<(usize, Vec<u8>)> {
-        let place = |agent: &AgentId| self.agents.iter().position(|known| known == agent).unwrap_or(0);
+        let known = "the core answers only agents that it heard";
+        let place = |agent: &AgentId| self.agents.iter().position(|one| one == agent).expect(known);
         let mut answers = Vec::new();
         let mut acknowledged: BTreeMap<(usize, BootId, Lane), RecordKey> = BTreeMap::new();
         for effect in effects {

@@ -93,7 +93,7 @@ impl<'m> Edge<'m> {
     pub(super) fn new(place: usize, plan: &Plan, memory: SpoolMemory<'m>) -> Self {
         let id = AgentId::parse(&format!("edge-{place}")).expect("a good name");
         let mut random = Random::new(plan.seed ^ (place as u64) << 48, "edge");
-        let medium = Rc::new(RefCell::new(Medium::new(1_024)));
+        let medium = Rc::new(RefCell::new(Medium::new(plan.spool.segments())));
         Self {
             place,
             id,
@@ -161,10 +161,16 @@ impl<'m> Edge<'m> {
     pub(super) fn stop(&mut self, ms: u64, end: End, oracle: &mut Oracle) {
         let Some(mut process) = self.process.take() else { return };
         self.hours_ms += ms - process.started_ms;
-        self.left = keys_of(&mut process.spool).unwrap_or_default();
+        // What cannot be read now must be there all the same, but for what was done with since.
+        match keys_of(&mut process.spool) {
+            Some(held) => self.left = held,
+            None => self.left.retain(|key| !oracle.is_done(self.place, *key)),
+        }
         self.account(&process, oracle);
+        self.mark_removed(oracle);
         if end == End::PowerCut {
             oracle.allowances[self.place].unsynced += self.unsynced.len() as u64;
+            self.unsynced.iter().for_each(|key| oracle.excuse(self.place, *key));
             self.left.retain(|key| !self.unsynced.contains(key));
             self.unsynced.clear();
             self.medium.borrow_mut().cut_power(&mut self.random);
@@ -181,10 +187,18 @@ impl<'m> Edge<'m> {
 
     /// One bit of the medium flips.
     pub(super) fn flip_bit(&mut self, oracle: &mut Oracle) {
-        if self.medium.borrow_mut().flip_bit(&mut self.random) {
+        let harmed = self.medium.borrow_mut().flip_bit(&mut self.random);
+        if let Some(harmed) = harmed {
             oracle.allowances[self.place].flipped += 1;
             self.flips += 1;
+            harmed.into_iter().for_each(|key| oracle.excuse(self.place, key));
         }
+    }
+
+    /// Records whose segment the spool gave back may be gone: it must have counted those that nobody had.
+    fn mark_removed(&self, oracle: &mut Oracle) {
+        let removed = self.medium.borrow_mut().take_removed();
+        removed.into_iter().for_each(|key| oracle.excuse(self.place, key));
     }
 
     /// When something is due, if the process runs.
@@ -197,8 +211,8 @@ impl<'m> Edge<'m> {
         Some(mono.chain([window]).min().unwrap_or(window).max(ms + 1))
     }
 
-    /// Closes the windows that are due and spools what there is to say of them.
-    pub(super) fn close_windows(&mut self, ms: u64, oracle: &mut Oracle) {
+    /// Closes the windows that are due and spools what there is to say of them, if there is.
+    pub(super) fn close_windows(&mut self, ms: u64, reports: bool, oracle: &mut Oracle) {
         let now = self.now(ms);
         let width = i64::from(self.plan.window_ms);
         let Some(process) = &mut self.process else { return };
@@ -209,7 +223,9 @@ impl<'m> Edge<'m> {
         if process.window_ends <= now.wall {
             let ended = now.wall.window_start(self.plan.window_ms);
             process.window_ends = ended.plus_ms(width);
-            self.report(ended.plus_ms(-width), oracle);
+            if reports {
+                self.report(ended.plus_ms(-width), oracle);
+            }
             let handled = self.process.as_mut().map(|process| process.spool.handle_window_closed(now.mono));
             debug_assert!(handled.is_some());
         }
@@ -268,10 +284,16 @@ impl<'m> Edge<'m> {
         });
         let (key, content) = made?;
         oracle.made(self.place, key, content);
-        self.unsynced.push(key);
+        self.mark_removed(oracle);
         match appended {
-            Ok(key) => Some(key),
-            Err(AppendError::Dropped { .. }) => None,
+            Ok(key) => {
+                self.unsynced.push(key);
+                Some(key)
+            }
+            Err(AppendError::Dropped { key, .. }) => {
+                oracle.excuse(self.place, key);
+                None
+            }
             Err(error) => {
                 oracle.fail(|| format!("a record of agent {} was not appended: {error}", self.place));
                 None
@@ -361,5 +383,7 @@ impl<'m> Edge<'m> {
     /// The end of the simulation: what the last process dropped.
     pub(super) fn close(&mut self, ms: u64, oracle: &mut Oracle) {
         self.stop(ms, End::Kill, oracle);
+        // What a spool gave up because it could not be read may stand there still; it was counted.
+        self.medium.borrow().keys().into_iter().for_each(|key| oracle.excuse(self.place, key));
     }
 }

@@ -4,9 +4,12 @@
 //! block of a segment may hold what was synced or what was written since, in any mixture, and the end of what was being
 //! written may be garbage.
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 
-use vedette_agent_core::spool::{Storage, StorageFault};
+use vedette_agent_core::spool::record::RECORD_HEADER_BYTES;
+use vedette_agent_core::spool::{Storage, StorageFault, record};
+use vedette_common::RecordKey;
 
 use crate::fleet::random::Random;
 
@@ -29,6 +32,16 @@ pub(super) struct Medium {
     pub(super) fault: Option<StorageFault>,
     /// Bytes of a failing write that arrive all the same.
     arrives: usize,
+    /// The records of segments that were removed or cut, until somebody asks.
+    removed: Vec<RecordKey>,
+}
+
+/// The whole records in a segment, with the bytes that each takes.
+fn records_in(segment: usize, held: &[u8]) -> impl Iterator<Item = (Range<usize>, RecordKey)> {
+    record::records(segment as u16, held).map(|(head, frame)| {
+        let frame_at = frame.as_ptr().addr() - held.as_ptr().addr();
+        (frame_at - RECORD_HEADER_BYTES..frame_at + frame.len(), head.position.key(head.lane))
+    })
 }
 
 /// A failure that the plan asked for, or reading what is not there.
@@ -45,7 +58,7 @@ impl std::error::Error for MediumError {}
 
 impl Medium {
     pub(super) fn new(segments: usize) -> Self {
-        Self { segments: vec![Kept::default(); segments], fault: None, arrives: 0 }
+        Self { segments: vec![Kept::default(); segments], fault: None, arrives: 0, removed: Vec::new() }
     }
 
     /// Begins to fail; of each write `arrives` bytes come through.
@@ -62,22 +75,44 @@ impl Medium {
         self.segments.iter().filter_map(|kept| kept.held.as_ref()).map(Vec::len).sum()
     }
 
-    /// Flips one bit of something that is held; gives whether there was anything.
-    pub(super) fn flip_bit(&mut self, random: &mut Random) -> bool {
-        let mut held: Vec<&mut Kept> = self
+    /// The records of the segments that were removed or cut since this was asked last.
+    pub(super) fn take_removed(&mut self) -> Vec<RecordKey> {
+        std::mem::take(&mut self.removed)
+    }
+
+    /// Every whole record that is held.
+    pub(super) fn keys(&self) -> Vec<RecordKey> {
+        let held = self.segments.iter().enumerate();
+        held.flat_map(|(segment, kept)| records_in(segment, kept.held.as_deref().unwrap_or_default()))
+            .map(|(_, key)| key)
+            .collect()
+    }
+
+    /// Loses a segment as no medium should: for a test that this is noticed.
+    pub(super) fn lose_segment(&mut self) {
+        if let Some(kept) = self.segments.iter_mut().find(|kept| kept.held.is_some()) {
+            *kept = Kept::default();
+        }
+    }
+
+    /// Flips one bit of something that is held, and gives the record that it was of; none if there was nothing to flip.
+    pub(super) fn flip_bit(&mut self, random: &mut Random) -> Option<Option<RecordKey>> {
+        let mut held: Vec<(usize, &mut Kept)> = self
             .segments
             .iter_mut()
-            .filter(|kept| kept.held.as_ref().is_some_and(|h| !h.is_empty()))
+            .enumerate()
+            .filter(|(_, kept)| kept.held.as_ref().is_some_and(|h| !h.is_empty()))
             .collect();
         let count = held.len();
-        let Some(kept) = held.get_mut(random.index(count.max(1))) else { return false };
-        let Some(bytes) = &mut kept.held else { return false };
+        let (segment, kept) = held.get_mut(random.index(count.max(1)))?;
+        let bytes = kept.held.as_mut()?;
         let (at, bit) = (random.index(bytes.len()), 1u8 << random.index(8));
+        let harmed = records_in(*segment, bytes).find(|(span, _)| span.contains(&at)).map(|(_, key)| key);
         bytes[at] ^= bit;
         if let Some(byte) = kept.synced.as_mut().and_then(|synced| synced.get_mut(at)) {
             *byte ^= bit;
         }
-        true
+        Some(harmed)
     }
 
     /// The power is cut: of what was not synced, any mixture is left.
@@ -195,8 +230,11 @@ impl Storage for Handle {
         }
         let kept = &mut medium.segments[usize::from(segment)];
         if let Some(held) = kept.held.as_mut().filter(|held| held.len() > length as usize) {
+            let cut = records_in(usize::from(segment), held).filter(|(span, _)| span.end > length as usize);
+            let cut: Vec<RecordKey> = cut.map(|(_, key)| key).collect();
             held.truncate(length as usize);
             kept.changed = true;
+            medium.removed.extend(cut);
         }
         Ok(())
     }
@@ -209,7 +247,9 @@ impl Storage for Handle {
         }
         let Some(kept) = medium.segments.get_mut(usize::from(segment)) else { return Ok(()) };
         kept.changed |= kept.held.is_some();
-        kept.held = None;
+        if let Some(held) = kept.held.take() {
+            medium.removed.extend(records_in(usize::from(segment), &held).map(|(_, key)| key));
+        }
         Ok(())
     }
 }

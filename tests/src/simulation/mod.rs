@@ -17,10 +17,13 @@ mod report;
 mod telemetry;
 mod world;
 
-pub use plan::{Fault, Plan};
+pub use plan::{Fault, Plan, Sabotage};
 pub use report::{Failure, Report};
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
 
 /// Runs the simulation of `plan` to its end.
 ///
@@ -35,22 +38,45 @@ pub fn run(plan: &Plan) -> Result<Report, Failure> {
     })
 }
 
-/// Runs one seed after the other from `seed` on, until `agent_hours` have passed in them.
+/// Runs one seed after the other from `seed` on, `jobs` at a time, until `agent_hours` have passed in them. The sum is the same with any number of
+/// jobs: seeds count in their order.
 ///
 /// # Errors
-/// The first [`Failure`].
+/// The first [`Failure`] in the order of the seeds.
 pub fn run_many(
     seed: u64,
     agent_hours: f64,
+    jobs: usize,
     mut progress: impl FnMut(u64, &Report),
 ) -> Result<Report, Failure> {
-    let mut total = Report::default();
-    for seed in seed.. {
-        if total.agent_hours >= agent_hours {
-            break;
+    let next = AtomicU64::new(seed);
+    let (done, outcomes) = sync_channel(jobs);
+    std::thread::scope(|scope| {
+        let outcomes = outcomes;
+        for _ in 0..jobs.max(1) {
+            let (done, next) = (done.clone(), &next);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    // Nobody listens any more once there is enough, or a failure.
+                    if done.send((seed, run(&Plan::draw(seed)))).is_err() {
+                        return;
+                    }
+                }
+            });
         }
-        total.add(&run(&Plan::draw(seed))?);
-        progress(seed, &total);
-    }
-    Ok(total)
+        drop(done);
+        let (mut total, mut waiting, mut expected) = (Report::default(), BTreeMap::new(), seed);
+        while total.agent_hours < agent_hours {
+            let Some(outcome) = waiting.remove(&expected) else {
+                let (seed, outcome) = outcomes.recv().expect("the threads go on while somebody listens");
+                waiting.insert(seed, outcome);
+                continue;
+            };
+            total.add(&outcome?);
+            progress(expected, &total);
+            expected += 1;
+        }
+        Ok(total)
+    })
 }

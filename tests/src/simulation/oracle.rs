@@ -23,6 +23,15 @@ struct Fate {
     consumed: Consumed,
     /// The agent told the aggregator that it will never come.
     is_given_up: bool,
+    /// Something happened to this very record after which it may be missing, if it was counted.
+    is_excused: bool,
+}
+
+impl Fate {
+    /// Whether it never was committed, and nothing explains that.
+    const fn is_lost(&self) -> bool {
+        !matches!(self.consumed, Consumed::Committed) && !self.is_excused
+    }
 }
 
 /// What may be missing of one agent's records, and why.
@@ -56,6 +65,8 @@ pub(super) struct Oracle {
     pub(super) refused: u64,
     pub(super) repeated: u64,
     pub(super) incident_states: u64,
+    pub(super) lost: u64,
+    pub(super) doubled: u64,
     /// The first thing that did not hold.
     pub(super) failure: Option<String>,
 }
@@ -94,9 +105,16 @@ impl Oracle {
     pub(super) fn made(&mut self, agent: usize, key: RecordKey, content: u64) {
         self.made += 1;
         let stream = self.fates.entry((agent, key.boot, key.lane.index())).or_default();
-        stream.push(Fate { content, consumed: Consumed::No, is_given_up: false });
+        stream.push(Fate { content, consumed: Consumed::No, is_given_up: false, is_excused: false });
         let in_order = stream.len() as u64 == key.sequence.0;
         self.expect(in_order, || format!("{key:?} of agent {agent} is not the next"));
+    }
+
+    /// The record may be missing from here on: it was refused by its medium, removed or cut off with its segment, not synced at a power cut, or harmed.
+    pub(super) fn excuse(&mut self, agent: usize, key: RecordKey) {
+        if let Some(fate) = self.fate(agent, key) {
+            fate.is_excused = true;
+        }
     }
 
     /// The core took a record as new.
@@ -108,6 +126,7 @@ impl Oracle {
         fate.consumed = Consumed::Tentatively;
         self.refused += u64::from(refused);
         self.tentative.push((agent, key));
+        self.doubled += u64::from(before != Consumed::No);
         self.expect(before == Consumed::No, || format!("{key:?} of agent {agent} was consumed twice"));
         self.expect(same, || format!("{key:?} of agent {agent} arrived with another content"));
     }
@@ -117,7 +136,7 @@ impl Oracle {
         let below = horizon.sequence.0.saturating_sub(1) as usize;
         let stream = self.fates.get_mut(&(agent, horizon.boot, horizon.lane.index()));
         let below = stream.into_iter().flat_map(|stream| stream.iter_mut().take(below).rev());
-        // What was given up or consumed before ends the search: horizons only move forward.
+        // What was given up before ends the search: horizons only move forward.
         for fate in below.take_while(|fate| !fate.is_given_up) {
             fate.is_given_up = true;
         }
@@ -179,14 +198,23 @@ impl Oracle {
         fate.is_some_and(|fate| fate.consumed == Consumed::Committed || fate.is_given_up)
     }
 
-    /// In the end, with everything drained: what is missing of each agent's records was counted. Gives delivered and gone.
+    /// In the end, with everything drained: what is missing of each agent's records was counted, and each of these records has met something
+    /// that explains it. Gives delivered and gone.
     pub(super) fn close(&mut self) -> (u64, u64) {
         let mut gone = vec![0; self.allowances.len()];
-        let mut delivered = 0;
+        let (mut delivered, mut lost) = (0, vec![0; self.allowances.len()]);
         for ((agent, ..), stream) in &self.fates {
             let committed = stream.iter().filter(|fate| fate.consumed == Consumed::Committed).count();
             delivered += committed as u64;
             gone[*agent] += (stream.len() - committed) as u64;
+            lost[*agent] += stream.iter().filter(|fate| fate.is_lost()).count() as u64;
+        }
+        self.lost = lost.iter().sum();
+        if let Some(agent) = lost.iter().position(|lost| *lost > 0) {
+            let (count, some) = (lost[agent], self.unaccounted(agent));
+            self.fail(|| {
+                format!("{count} records of agent {agent} are lost and nothing happened to them: {some:?}")
+            });
         }
         for (agent, gone) in gone.iter().copied().enumerate() {
             let allowance = self.allowances[agent];
@@ -205,9 +233,11 @@ impl Oracle {
     /// The first records of an agent that never were committed, for a failure's text.
     fn unaccounted(&self, agent: usize) -> Vec<(BootId, Lane, usize)> {
         let mut found = Vec::new();
+        let any_lost = self.lost > 0;
         for ((of, boot, lane), stream) in self.fates.iter().filter(|((of, ..), _)| *of == agent) {
             debug_assert_eq!(*of, agent);
-            let missing = stream.iter().enumerate().filter(|(_, fate)| fate.consumed == Consumed::No);
+            let counts = |fate: &Fate| if any_lost { fate.is_lost() } else { fate.consumed == Consumed::No };
+            let missing = stream.iter().enumerate().filter(|(_, fate)| counts(fate));
             found.extend(missing.map(|(place, _)| (*boot, Lane::ALL[*lane], place + 1)));
         }
         found.sort_unstable();

@@ -31,6 +31,8 @@ pub enum Fault {
     ConnectionCut,
     /// The agent's certificate is past its time: no handshake succeeds until it has a new one.
     CertificateExpired,
+    /// The agent is revoked: the aggregator sends it away, until a token takes it back.
+    Revoked,
     /// The aggregator takes no connections and answers that it is overloaded.
     Overload,
     /// The aggregator's process ends, in the middle of a commit or not.
@@ -53,7 +55,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::AgentKilled,
         Self::AgentPowerCut,
         Self::MediumFull,
@@ -64,6 +66,7 @@ impl Fault {
         Self::Partition,
         Self::ConnectionCut,
         Self::CertificateExpired,
+        Self::Revoked,
         Self::Overload,
         Self::AggregatorKilled,
         Self::StoreSlow,
@@ -89,6 +92,7 @@ impl Fault {
             Self::Partition => "partition",
             Self::ConnectionCut => "connection cut",
             Self::CertificateExpired => "certificate expired",
+            Self::Revoked => "agent revoked",
             Self::Overload => "overload",
             Self::AggregatorKilled => "aggregator killed",
             Self::StoreSlow => "store slow",
@@ -110,7 +114,7 @@ impl Fault {
     /// Whether it strikes one agent, rather than what all share.
     #[must_use]
     pub const fn is_of_one_agent(self) -> bool {
-        (self as usize) <= Self::CertificateExpired as usize
+        (self as usize) <= Self::Revoked as usize
     }
 
     const fn needs_broker(self) -> bool {
@@ -131,7 +135,7 @@ impl Fault {
                 20 * MINUTE_MS
             }
             Self::MediumFull | Self::MediumReadOnly | Self::MediumBroken => HOUR_MS,
-            Self::Partition | Self::CertificateExpired | Self::BrokerDown => 3 * HOUR_MS,
+            Self::Partition | Self::CertificateExpired | Self::Revoked | Self::BrokerDown => 3 * HOUR_MS,
             Self::Overload | Self::StoreSlow | Self::BrokerSilent => 30 * MINUTE_MS,
         }
     }
@@ -149,6 +153,19 @@ pub(super) enum Way {
     Wild,
     /// Through a broker, at least once; `keeps` says whether it holds messages for those who are away.
     Broker { keeps: bool },
+}
+
+/// What breaks a promise on which everything rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Nothing.
+    None,
+    /// The aggregator answers before it has committed.
+    AnswersEarly,
+    /// Half-way, each agent's medium loses a segment.
+    SegmentLost,
+    /// Half-way, the aggregator is killed and its store forgets every session.
+    SessionForgotten,
 }
 
 /// Everything that a seed decides beforehand.
@@ -171,8 +188,8 @@ pub struct Plan {
     pub(super) delay_ms_max: u64,
     /// How long a commit takes at most when the store is well.
     pub(super) commit_ms_max: u64,
-    /// Break the aggregator on purpose: it answers before it has committed. Shows that the oracle notices.
-    pub answers_early: bool,
+    /// What is broken on purpose, to show that the oracle notices.
+    pub sabotage: Sabotage,
     /// Faults that happen, with the mean time from one to the next.
     pub(super) faults: Vec<(Fault, u64)>,
 }
@@ -205,7 +222,7 @@ impl Plan {
             duplication: if is_wild && random.chance(0.5) { random.between(0.0, 0.2) } else { 0.0 },
             delay_ms_max: [20, 200, 3_000][random.index(3)],
             commit_ms_max: [2, 20, 400][random.index(3)],
-            answers_early: false,
+            sabotage: Sabotage::None,
             faults: faults(&mut random, way, rough_ms),
         }
     }

@@ -48,6 +48,10 @@ pub struct Report {
     pub dropped: u64,
     /// Records that came again after they were applied.
     pub repeated: u64,
+    /// Records never delivered that nothing explains: a failure.
+    pub lost: u64,
+    /// Records that the aggregator consumed twice: a failure.
+    pub doubled: u64,
     /// Incidents that entered a state.
     pub incident_states: u64,
     /// Times that each fault began, by its place in [`Fault::ALL`].
@@ -71,6 +75,8 @@ impl Report {
         self.gone += other.gone;
         self.dropped += other.dropped;
         self.repeated += other.repeated;
+        self.lost += other.lost;
+        self.doubled += other.doubled;
         self.incident_states += other.incident_states;
         self.faults.iter_mut().zip(other.faults).for_each(|(sum, count)| *sum += count);
         self.fresh_after_faults_ms = self.fresh_after_faults_ms.max(other.fresh_after_faults_ms);
@@ -91,7 +97,8 @@ impl fmt::Display for Report {
             "{} records made, {} delivered ({} of them refused), {} not; {} were counted as dropped, {} came again",
             self.made, self.delivered, self.refused, self.gone, self.dropped, self.repeated
         )?;
-        writeln!(out, "{} states of incidents; lost 0, doubled 0", self.incident_states)?;
+        let Self { incident_states, lost, doubled, .. } = self;
+        writeln!(out, "{incident_states} states of incidents; lost {lost}, doubled {doubled}")?;
         write!(
             out,
             "a fresh deviation is committed {} ms after the last fault, {} ms in calm; all is drained after {} ms",

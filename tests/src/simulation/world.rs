@@ -18,7 +18,7 @@ use super::broker::Broker;
 use super::centre::{Centre, Next, frame};
 use super::edge::{Edge, End, Room};
 use super::oracle::Oracle;
-use super::plan::{Fault, HOUR_MS, MINUTE_MS, Plan, Way};
+use super::plan::{Fault, HOUR_MS, MINUTE_MS, Plan, Sabotage, Way};
 use super::report::{Failure, Report};
 use crate::fleet::random::Random;
 
@@ -50,6 +50,7 @@ enum Event {
     CentreTurn { turn: u64 },
     CentreStarts,
     BrokerOpens,
+    Sabotage,
     FaultBegins { place: usize, edge: usize },
     FaultEnds { fault: Fault, edge: usize, time: u64 },
 }
@@ -62,6 +63,7 @@ struct Line {
     is_open: bool,
     is_cut: bool,
     has_certificate: bool,
+    is_revoked: bool,
     /// Frames on a stream keep their order: none arrives before this.
     up_at: u64,
     down_at: u64,
@@ -146,6 +148,23 @@ impl<'m> World<'m> {
         for place in 0..self.plan.faults.len() {
             self.plan_fault(place);
         }
+        if self.plan.sabotage != Sabotage::None {
+            self.at(self.plan.rough_ms / 2, Event::Sabotage);
+        }
+    }
+
+    fn sabotage(&mut self) {
+        match self.plan.sabotage {
+            Sabotage::SegmentLost => {
+                self.edges.iter().for_each(|edge| edge.medium.borrow_mut().lose_segment());
+            }
+            Sabotage::SessionForgotten => {
+                self.kill_centre();
+                self.centre.forget_sessions();
+                self.start_centre();
+            }
+            Sabotage::None | Sabotage::AnswersEarly => {}
+        }
     }
 
     /// The rough time, then the calm one, each with what it must show.
@@ -153,6 +172,7 @@ impl<'m> World<'m> {
         self.run_until(self.plan.rough_ms, |_| false)?;
         self.end_faults();
         let fresh = self.deviate();
+        self.expect_from_all(&fresh);
         let ended = self.ms;
         let mut fresh_ms = None;
         self.run_until(ended + DRAIN_MS_MAX, |world| {
@@ -183,6 +203,7 @@ impl<'m> World<'m> {
     /// With nothing wrong and nothing waiting, a deviation is there at once.
     fn show_calm(&mut self) -> Result<(), String> {
         let (fresh, began) = (self.deviate(), self.ms);
+        self.expect_from_all(&fresh);
         let mut took = None;
         // By a broker it goes two ways, and a commit may be under way when it comes.
         let ms_max = CALM_MS_MAX + 2 * self.plan.delay_ms_max + 2 * self.plan.commit_ms_max;
@@ -193,8 +214,22 @@ impl<'m> World<'m> {
         })?;
         self.report.fresh_in_calm_ms = took.unwrap_or(u64::MAX);
         self.expect_in_time("a deviation in calm", took, ms_max);
-        // Its acknowledgement, too, must arrive.
-        self.run_until(self.ms + ms_max, |world| world.is_drained())
+        let (committed, mut drained) = (self.ms, None);
+        self.run_until(committed + ms_max, |world| {
+            drained = world.is_drained().then(|| world.ms - committed);
+            drained.is_some()
+        })?;
+        self.expect_in_time("its acknowledgement in calm", drained, ms_max);
+        Ok(())
+    }
+
+    /// With no fault left, every agent runs and its medium takes what it has to say.
+    fn expect_from_all(&mut self, fresh: &[(usize, RecordKey)]) {
+        let silent: Vec<usize> =
+            (0..self.edges.len()).filter(|edge| !fresh.iter().any(|(of, _)| of == edge)).collect();
+        self.oracle.expect(silent.is_empty(), || {
+            format!("agents {silent:?} could spool nothing with no fault left")
+        });
     }
 
     /// A deviation of every agent now; gives the keys under which media took them.
@@ -225,6 +260,7 @@ impl<'m> World<'m> {
         self.report.refused = self.oracle.refused;
         self.report.repeated = self.oracle.repeated;
         self.report.incident_states = self.oracle.incident_states;
+        (self.report.lost, self.report.doubled) = (self.oracle.lost, self.oracle.doubled);
         self.report.dropped = self.oracle.allowances.iter().map(|allowance| allowance.dropped).sum();
     }
 
@@ -261,6 +297,7 @@ impl<'m> World<'m> {
             Event::CentreTurn { .. } => {}
             Event::CentreStarts => self.start_centre(),
             Event::BrokerOpens => self.open_broker(),
+            Event::Sabotage => self.sabotage(),
             Event::FaultBegins { place, edge } => self.begin_fault(place, edge),
             Event::FaultEnds { fault, edge, time } => self.end_fault(fault, edge, time),
         }
@@ -287,9 +324,7 @@ impl World<'_> {
         if !self.edges[edge].is_running() {
             return;
         }
-        if self.is_rough {
-            self.edges[edge].close_windows(self.ms, &mut self.oracle);
-        }
+        self.edges[edge].close_windows(self.ms, self.is_rough, &mut self.oracle);
         while let Some(output) = self.edges[edge].poll(self.ms, &mut self.buffer) {
             match output {
                 LinkOutput::Connect => self.dial(edge),
@@ -342,12 +377,20 @@ impl World<'_> {
         if let Way::Broker { keeps } = self.plan.way {
             let kept = self.broker.edges[edge].open(keeps);
             self.give_to_edge(kept);
+        } else if self.lines[edge].is_revoked {
+            self.send_away(edge);
         } else if self.is_overloaded {
             let retry_after_ms = 1 + self.random.index(10_000) as u32;
             let refuse = Refuse { reason: RefuseReason::Overloaded, key: None, retry_after_ms };
             self.send_down(edge, &Rc::from(frame(&refuse)));
         }
         self.turn_edge(edge);
+    }
+
+    /// The aggregator has no more to do with a revoked agent, and says so.
+    fn send_away(&mut self, edge: usize) {
+        let refuse = Refuse { reason: RefuseReason::Revoked, key: None, retry_after_ms: 0 };
+        self.answer(edge, Rc::from(frame(&refuse)));
     }
 
     /// The connection is over for both sides; its frames go nowhere any more.
@@ -405,7 +448,7 @@ impl World<'_> {
             Next::Gathered(due) if due <= self.ms => {
                 let commit_ms = 1 + self.random.index(self.plan.commit_ms_max as usize) as u64;
                 self.centre.commit(self.ms, commit_ms, &mut self.oracle);
-                if self.plan.answers_early {
+                if self.plan.sabotage == Sabotage::AnswersEarly {
                     let answers = self.centre.early_answers();
                     answers.into_iter().for_each(|(edge, bytes)| self.answer(edge, Rc::from(bytes)));
                 }

@@ -22,6 +22,8 @@ impl World<'_> {
             return;
         }
         let fault = self.plan.faults[place].0;
+        // What all share has one time for all.
+        let edge = if fault.is_of_one_agent() { edge } else { 0 };
         self.report.faults[fault.index()] += 1;
         self.strike(fault, edge);
         if fault.ms_max() > 0 {
@@ -53,6 +55,12 @@ impl World<'_> {
             }
             Fault::ConnectionCut => self.lose_now(edge),
             Fault::CertificateExpired => self.lines[edge].has_certificate = false,
+            Fault::Revoked => {
+                self.lines[edge].is_revoked = true;
+                if self.centre.is_running() && self.lines[edge].is_open {
+                    self.send_away(edge);
+                }
+            }
             Fault::Overload => self.is_overloaded = true,
             Fault::AggregatorKilled => self.kill_centre(),
             Fault::StoreSlow => self.centre.slowness = 1 + self.random.index(200) as u64,
@@ -75,7 +83,8 @@ impl World<'_> {
     }
 
     pub(super) fn fail_medium(&mut self, edge: usize, fault: StorageFault) {
-        let arrives = self.random.index(200);
+        // What cannot be written takes not one byte.
+        let arrives = if fault == StorageFault::ReadOnly { 0 } else { self.random.index(200) };
         self.edges[edge].medium.borrow_mut().fail(fault, arrives);
     }
 
@@ -112,6 +121,7 @@ impl World<'_> {
             }
             Fault::Partition => self.lines[edge].is_cut = false,
             Fault::CertificateExpired => self.lines[edge].has_certificate = true,
+            Fault::Revoked => self.lines[edge].is_revoked = false,
             Fault::Overload => self.is_overloaded = false,
             Fault::AggregatorKilled => self.start_centre(),
             Fault::StoreSlow => self.centre.slowness = 1,

@@ -94,6 +94,9 @@ impl World<'_> {
         if !self.centre.is_running() || !(by_broker || self.lines[edge].connection == connection) {
             return;
         }
+        if self.lines[edge].is_revoked {
+            return self.send_away(edge);
+        }
         if !self.centre.has_room() {
             return self.at(self.ms + HELD_BACK_MS, Event::ToCentre { edge, connection, bytes });
         }
