@@ -4,6 +4,8 @@
 //! simulator and the grader know nothing of how scoring and judgement work.
 
 #[cfg(feature = "scenarios")]
+pub mod chaos;
+#[cfg(feature = "scenarios")]
 pub mod demo;
 #[cfg(feature = "scenarios")]
 pub mod fleet;
