@@ -82,7 +82,7 @@ fn replay(config: &str, text: &str, calendar: &[u8]) -> (Report, Vec<Value>) {
     let alarms = Shared::default();
     let outputs = Outputs { alarms: Box::new(alarms.clone()), ledger: Box::new(std::io::sink()) };
     let calendar = Calendar::read(calendar);
-    let mistakes = calendar.mistakes_total as u64;
+    let mistakes = calendar.mistakes_total;
     let mut replay = Replay::new(&config, calendar.calendar, outputs);
     let mut input = Input::open(&[path], &config).expect("telemetry is written");
     while let Some(line) = input.next_line().expect("telemetry can be read") {
