@@ -100,7 +100,8 @@ pub struct Incident {
     /// Judged windows since the latest that showed it.
     pub(crate) quiet: u32,
     /// When something last looked at it, by the aggregator's clock: a window of its regions, or a look for its agent.
-    #[serde(default)]
+    /// Not stored, for a process that begins counts from its beginning.
+    #[serde(skip)]
     looked_at: WallMs,
     pub(crate) evidence: Evidence,
     pub(crate) series: Vec<AlarmSeries>,

@@ -17,6 +17,8 @@ const FUNCTION_LINES_MAX: usize = 70;
 const TECHNOLOGIES: &[(&str, &[&str])] = &[
     ("bincode", &["common/src/wire/codec.rs"]),
     ("quinn", &["agent/src/uplink/quic.rs", "aggregator/src/listen/quic.rs", "aggregator/tests/service/"]),
+    // Several datagrams with one call of the system, without the rest of quinn.
+    ("quinn_udp", &["agent/src/source/datagrams.rs"]),
     ("rumqttc", &["agent/src/uplink/mqtt/client.rs", "aggregator/src/listen/mqtt/client.rs"]),
     ("rusqlite", &["aggregator/src/store/"]),
 ];
@@ -120,18 +122,16 @@ fn misplaced_technologies(path: &str, text: &str) -> Vec<Violation> {
     let tokens: TokenStream = text.parse().expect("it parsed as a file");
     let mut found = Vec::new();
     for_each_ident(tokens, &mut |name, line| {
-        for (technology, places) in TECHNOLOGIES {
-            let named =
-                name.strip_prefix(technology).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
-            let allowed = places
-                .iter()
-                .any(|place| path == *place || (place.ends_with('/') && path.starts_with(place)));
-            if named && !allowed {
-                found.push(format!(
-                    "{path}:{line}: {technology} may be named in {} only",
-                    places.join(" and ")
-                ));
-            }
+        let names = |technology: &str| {
+            name.strip_prefix(technology).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+        };
+        // A part of a technology that has a place of its own is meant by its longer name.
+        let meant = TECHNOLOGIES.iter().filter(|(technology, _)| names(technology));
+        let Some((technology, places)) = meant.max_by_key(|(technology, _)| technology.len()) else { return };
+        let allowed =
+            places.iter().any(|place| path == *place || (place.ends_with('/') && path.starts_with(place)));
+        if !allowed {
+            found.push(format!("{path}:{line}: {technology} may be named in {} only", places.join(" and ")));
         }
     });
     found
@@ -264,6 +264,9 @@ mod tests {
         assert_eq!(count("agent/src/a.rs", "m! { quinn::Connection }"), 1);
         assert_eq!(count("agent/src/a.rs", "// quinn is not used here\nconst Q: &str = \"quinn\";"), 0);
         assert_eq!(count("agent/src/uplink/quic.rs", "use quinn::Connection;"), 0);
+        assert_eq!(count("agent/src/source/datagrams.rs", "use quinn_udp::RecvMeta;"), 0);
+        assert_eq!(count("agent/src/source/datagrams.rs", "use quinn::Connection;"), 1);
+        assert_eq!(count("agent/src/source/statsd.rs", "use quinn_udp::RecvMeta;"), 1);
         assert_eq!(count("aggregator/src/store/schema.rs", "use rusqlite::Row;"), 0);
         assert_eq!(count("aggregator/src/api.rs", "use rusqlite::Row;"), 1);
         assert_eq!(count("common/src/wire/frame.rs", "fn f() { bincode::encode(); }"), 1);
