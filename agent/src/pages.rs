@@ -29,17 +29,18 @@ pub(crate) fn give_back() -> io::Result<()> {
 }
 
 /// The mappings of files that cannot be written and whose pages are all as in the file, from the text of `smaps` (`proc(5)`).
+/// A page that differs is anonymous, or was and lies in swap: what moved its addresses when the program started, say.
 fn unchanged(smaps: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
-    let mut candidate = None;
+    let (mut candidate, mut is_as_in_file) = (None, false);
     for line in smaps.lines() {
+        let is_nothing = |size: &str| size.trim() == "0 kB";
         if let Some((addresses, is_of_file)) = header(line) {
-            candidate = is_of_file.then_some(addresses);
-        } else if let Some(size) = line.strip_prefix("Anonymous:")
-            && let Some(addresses) = candidate.take()
-            && size.trim() == "0 kB"
-        {
-            found.push(addresses);
+            (candidate, is_as_in_file) = (is_of_file.then_some(addresses), false);
+        } else if let Some(size) = line.strip_prefix("Anonymous:") {
+            is_as_in_file = is_nothing(size);
+        } else if let Some(size) = line.strip_prefix("Swap:") {
+            found.extend(candidate.take().filter(|_| is_as_in_file && is_nothing(size)));
         }
     }
     found
@@ -63,16 +64,25 @@ mod tests {
 5000-6000 r--p 00000000 fe:00 42    /usr/bin/vedette-agent
 Rss:                   4 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 6000-8000 r-xp 00001000 fe:00 42    /usr/bin/vedette-agent
 Anonymous:             0 kB
+Swap:                  0 kB
 8000-9000 r--p 00003000 fe:00 42    /usr/bin/vedette-agent
 Anonymous:             4 kB
+Swap:                  0 kB
 9000-a000 rw-p 00004000 fe:00 42    /usr/bin/vedette-agent
 Anonymous:             0 kB
+Swap:                  0 kB
 a000-b000 r--p 00000000 00:00 0
 Anonymous:             0 kB
+Swap:                  0 kB
 b000-c000 r--p 00000000 00:00 0     [vvar]
 Anonymous:             0 kB
+Swap:                  0 kB
+c000-d000 r--p 00003000 fe:00 42    /usr/bin/vedette-agent
+Anonymous:             0 kB
+Swap:                  4 kB
 ";
 
     #[test]
