@@ -58,6 +58,9 @@ pub(crate) async fn check_store(folder: StateFolder, metrics: Metrics) -> anyhow
             }
         };
         metrics.count(Tally::StoreCheck, outcome);
-        metrics.store_whole.set(i64::from(outcome == "whole"));
+        // A look that failed says nothing of the database.
+        if outcome != "failed" {
+            metrics.store_whole.set(i64::from(outcome == "whole"));
+        }
     }
 }

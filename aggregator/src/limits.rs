@@ -110,6 +110,8 @@ pub const ALERTMANAGER_ALARMS_MAX: usize = 1_000;
 
 /// Users of console and API.
 pub const USERS_MAX: usize = 1_000;
+/// Silences that have not ended; each is compared with every incident of every window.
+pub const SILENCES_MAX: usize = 1_000;
 /// Tokens of scripts.
 pub const API_TOKENS_MAX: usize = 1_000;
 /// Log-ins of one user at a time; the oldest ends for one more.

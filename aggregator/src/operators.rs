@@ -112,7 +112,7 @@ pub fn silence(store: &mut Store, new: NewSilence, now_ms: UnixMs) -> Result<(i6
     };
     // Plain data with text keys always becomes JSON.
     let body = |number| serde_json::to_string(&named(number)).unwrap_or_default();
-    let number = store.add_silence(until_ms, body)?;
+    let number = store.add_silence(until_ms, now_ms, body)?;
     Ok((number, named(number)))
 }
 

@@ -199,7 +199,9 @@ impl Service {
         }
         let listen = Listen { http: former.listen.http, ..config.listen.clone() };
         admit_somebody(&Config { listen, ..config.clone() }, &self.store).await?;
+        let show = self.read_console_certificate(&config)?;
         self.renew_certificates().await?;
+        show();
         let order = Order::Settings(Box::new(config.core_settings()), Box::new(Routes::new(&config)));
         self.orders.send(order).await.map_err(|_| anyhow!("the core's task has ended"))?;
         if former.notify != config.notify {
@@ -214,18 +216,20 @@ impl Service {
     /// # Errors
     /// What is wrong with the CA; the former certificates then stay.
     pub async fn renew_certificates(&self) -> anyhow::Result<()> {
-        self.renew_console()?;
         self.credentials.renew().await
     }
 
-    /// Reads the console's certificate again, where it has one.
-    fn renew_console(&self) -> anyhow::Result<()> {
-        let config = Arc::clone(&self.config.borrow());
-        if let (Some(shown), Some(files)) = (&self.http_shown, config.listen.http_tls()) {
-            let fresh = read_certificate(files)?;
-            *shown.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-        }
-        Ok(())
+    /// Reads the certificate that `config` names for the console, if that speaks TLS; what is given shows it.
+    fn read_console_certificate(&self, config: &Config) -> anyhow::Result<impl FnOnce() + use<>> {
+        let fresh = match (&self.http_shown, config.listen.http_tls()) {
+            (Some(shown), Some(files)) => Some((Arc::clone(shown), read_certificate(files)?)),
+            _ => None,
+        };
+        Ok(move || {
+            if let Some((shown, fresh)) = fresh {
+                *shown.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+            }
+        })
     }
 
     /// Waits until a part that should live on has ended, and says why.

@@ -157,7 +157,7 @@ mod tests {
                 let silence = Silence { id, scope: Scope::default(), from, until, author, comment };
                 serde_json::to_string(&silence).expect("plain data")
             };
-            store.add_silence(until.0, body).expect("added");
+            store.add_silence(until.0, 0, body).expect("added");
         }
         let read = Schedule::read(&store, &Config::default(), now).expect("readable");
         let ids: Vec<&str> = read.silences.iter().map(|silence| silence.id.as_str()).collect();

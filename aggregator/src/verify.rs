@@ -1,6 +1,6 @@
 //! Whether a database holds what the aggregator means it to hold, beyond SQLite's own checks.
 //! It must never change anything. The hard case is two accounts of one thing, the core's live incidents and the states that were told:
-//! they are committed together, so in any whole database they agree.
+//! they are committed together, so at any one moment they agree; a running aggregator commits between two looks.
 
 use std::collections::BTreeMap;
 
@@ -29,6 +29,10 @@ pub struct Report {
 /// # Errors
 /// What SQLite says when it cannot even look.
 pub fn verify(store: &Store) -> Result<Report, StoreError> {
+    store.at_one_moment(look)
+}
+
+fn look(store: &Store) -> Result<Report, StoreError> {
     let mut report =
         Report { schema: store.schema_version()?, problems: store.integrity()?, ..Report::default() };
     // What is damaged below cannot be understood, and what is older is understood once it was brought up to date.

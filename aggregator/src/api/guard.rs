@@ -193,18 +193,22 @@ pub(super) fn session_cookie(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn origin(gate: &Gate, config: &Config, peer: IpAddr, headers: &HeaderMap) -> Origin {
-    let told = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let direct = Origin { address: peer, secure: gate.speaks_tls() };
     if !config.auth.proxies.contains(&peer.to_canonical()) {
         return direct;
     }
     // The last entry is the one that the proxy itself wrote; earlier ones are its client's claims.
-    let address = told("x-forwarded-for")
+    let address = last(headers, "x-forwarded-for")
         .and_then(|list| list.rsplit(',').next())
         .and_then(|entry| entry.trim().parse().ok())
         .unwrap_or(direct.address);
-    let secure = direct.secure || told("x-forwarded-proto") == Some("https");
+    let secure = direct.secure || last(headers, "x-forwarded-proto") == Some("https");
     Origin { address, secure }
+}
+
+/// A proxy that adds a line of its own, and not an entry, adds it below those of its client.
+fn last<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get_all(name).iter().next_back().and_then(|value| value.to_str().ok())
 }
 
 fn check(headers: &HeaderMap, names: &[String]) -> Result<(), &'static str> {
@@ -280,6 +284,15 @@ mod tests {
         assert!(check(&foreign, &[]).is_err());
         foreign.insert("sec-fetch-mode", HeaderValue::from_static("navigate"));
         assert!(check(&foreign, &[]).is_ok());
+    }
+
+    #[test]
+    fn of_several_lines_of_a_proxy_the_last_is_its_own() {
+        let mut lines = headers(&[("x-forwarded-for", "203.0.113.9, 198.51.100.4")]);
+        assert_eq!(last(&lines, "x-forwarded-for"), Some("203.0.113.9, 198.51.100.4"));
+        lines.append("x-forwarded-for", HeaderValue::from_static("198.51.100.7"));
+        assert_eq!(last(&lines, "x-forwarded-for"), Some("198.51.100.7"));
+        assert_eq!(last(&lines, "x-forwarded-proto"), None);
     }
 
     #[test]

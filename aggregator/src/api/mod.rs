@@ -146,11 +146,12 @@ fn answer(status: StatusCode, body: &impl Serialize) -> Response {
     (status, axum::Json(body)).into_response()
 }
 
-/// Which incidents, or which region.
+/// Which incidents, or which region, and how many.
 #[derive(Debug, Default, Deserialize)]
 struct Filter {
     state: Option<String>,
     region: Option<String>,
+    limit: Option<usize>,
 }
 
 impl Filter {
@@ -182,9 +183,10 @@ async fn incidents(State(desk): State<Desk>, Query(filter): Query<Filter>) -> An
     Ok(answer(StatusCode::OK, &json!({ "incidents": found })))
 }
 
-async fn ended(State(desk): State<Desk>) -> Answer {
-    let read = |store: &mut crate::store::Store| {
-        Ok::<_, StoreError>((store.ended_incidents(ROWS_MAX)?, store.labels()?))
+async fn ended(State(desk): State<Desk>, Query(filter): Query<Filter>) -> Answer {
+    let limit = filter.limit.unwrap_or(ROWS_MAX).min(ROWS_MAX);
+    let read = move |store: &mut crate::store::Store| {
+        Ok::<_, StoreError>((store.ended_incidents(limit)?, store.labels()?))
     };
     let (rows, labels) = desk.store.with(read).await??;
     let read = |(row, notified): &(crate::store::Incident, bool)| {

@@ -112,9 +112,14 @@ function labels(view) {
 
 async function put(id, label) {
   const request = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ label }) };
-  const response = await fetch("/api/v1/incidents/" + encodeURIComponent(id) + "/label", request);
-  if (response.status === 401) location.assign("/login");
-  await show();
+  try {
+    const response = await fetch("/api/v1/incidents/" + encodeURIComponent(id) + "/label", request);
+    if (response.status === 401) return location.assign("/login");
+    if (!response.ok) throw new Error((await response.json()).message || response.statusText);
+    await show();
+  } catch (error) {
+    status("stale", "the label was not taken: " + error.message);
+  }
 }
 
 function showIncidents(incidents) {
@@ -131,7 +136,7 @@ function showIncidents(incidents) {
 
 function showEnded(ended) {
   const nothing = empty("Nothing has ended yet.");
-  $("ended").replaceChildren(...(ended.length ? ended.slice(0, ENDED_MAX).map(incident) : [nothing]));
+  $("ended").replaceChildren(...(ended.length ? ended.map(incident) : [nothing]));
 }
 
 function tile(id, value, alarming) {
@@ -261,7 +266,7 @@ function keepFocus(draw) {
 
 async function show() {
   try {
-    const paths = ["incidents", "history", "lattice", "curves", "agents"];
+    const paths = ["incidents", "history?limit=" + ENDED_MAX, "lattice", "curves", "agents"];
     const [incidents, history, lattice, curves, agents] = await Promise.all(paths.map(ask));
     picture.regions = lattice.regions;
     picture.curves = new Map(curves.curves.map((it) => [[it.region, it.device, it.stack, it.metric].join("\n"), it.points]));

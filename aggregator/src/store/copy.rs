@@ -4,8 +4,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::process;
 
 use rusqlite::{Connection, OpenFlags, params};
 
@@ -18,7 +19,7 @@ const FINDINGS_MAX: u32 = 20;
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     /// Something has that name.
-    #[error("{0} exists already; a backup replaces nothing")]
+    #[error("{0} exists already and is not replaced: move it away first")]
     Exists(PathBuf),
     /// The operating system refused.
     #[error("{path}: {source}")]
@@ -63,6 +64,18 @@ impl Store {
         let store = Self { connection };
         let (found, known) = (store.schema_version()?, schema::known());
         if found > known { Err(StoreError::Newer { found, known }) } else { Ok(store) }
+    }
+
+    /// Everything that `look` reads is of one moment, whatever others commit meanwhile.
+    ///
+    /// # Errors
+    /// Those of `look`, or what SQLite says.
+    pub fn at_one_moment<T>(
+        &self,
+        look: impl FnOnce(&Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let _moment = self.connection.unchecked_transaction()?;
+        look(self)
     }
 
     /// The version of its tables.
@@ -121,28 +134,22 @@ impl Store {
         if target.exists() {
             return Err(CopyError::Exists(target.to_owned()));
         }
-        let mut beside = target.as_os_str().to_owned();
-        beside.push(".new");
-        let beside = PathBuf::from(beside);
+        let beside = with_end(target, &format!(".{}.new", process::id()));
+        let private = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside);
+        drop(private.map_err(failed(&beside))?);
         let result = self.copy_beside(&beside).and_then(|()| {
             fs::rename(&beside, target).map_err(failed(target))?;
             sync_folder(target).map_err(failed(target))
         });
         if result.is_err() {
-            // What cannot be removed is told by the next backup, which finds it.
+            // Why there is no copy matters more than what is left of it.
             let _ = fs::remove_file(&beside);
         }
         result
     }
 
+    /// Writes into `beside`, which is there and empty.
     fn copy_beside(&self, beside: &Path) -> Result<(), CopyError> {
-        // Left by a backup that was killed; SQLite writes into an empty file only.
-        match fs::remove_file(beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(beside)(error)),
-            _ => {}
-        }
-        let private = OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside);
-        drop(private.map_err(failed(beside))?);
         let name = beside.to_str().ok_or_else(|| {
             failed(beside)(io::Error::new(io::ErrorKind::InvalidInput, "its name is not UTF-8"))
         })?;
@@ -157,36 +164,65 @@ impl Store {
     }
 }
 
+/// Where a restore puts what it goes on from; a database beside such a file is halfway through one.
+pub(super) fn restored(database: &Path) -> PathBuf {
+    database.with_extension("restored")
+}
+
 /// Puts a backup in place of the database `database`, which nobody may have open; what was there is kept beside it, and its name given.
 ///
+/// One that was cut short leaves a file that keeps everybody else from the database, and is finished by the next.
+///
 /// # Errors
-/// [`CopyError`]: the backup is damaged or of a later program, or the operating system refuses; then all is as it was.
+/// [`CopyError`]: the backup is damaged or of a later program, something was kept before, or the operating system refuses. Until the old
+/// database is put aside as a whole, all is as it was.
 pub fn restore(backup: &Path, database: &Path) -> Result<Option<PathBuf>, CopyError> {
     let store = Store::open_to_look(backup)?;
     let findings = store.integrity()?;
     if !findings.is_empty() {
         return Err(CopyError::Damaged { path: backup.to_owned(), findings });
     }
-    let fresh = database.with_extension("restored");
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&fresh)(error)),
-        _ => {}
-    }
-    store.copy_to(&fresh)?;
     let kept = database.exists().then(|| database.with_extension("before-restore"));
     if let Some(kept) = &kept {
-        // The log goes with its database: what it holds was committed too.
-        for end in ["", "-wal", "-shm"] {
-            let (from, to) = (with_end(database, end), with_end(kept, end));
-            match fs::rename(&from, &to) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&from)(error)),
-                _ => {}
-            }
-        }
+        put_aside(database, kept)?;
     }
+    let fresh = restored(database);
+    remove(&fresh)?;
+    store.copy_to(&fresh)?;
+    // The log of the former database would be taken for one of the new.
+    remove(&with_end(database, "-wal"))?;
+    remove(&with_end(database, "-shm"))?;
     fs::rename(&fresh, database).map_err(failed(database))?;
     sync_folder(database).map_err(failed(database))?;
     Ok(kept)
+}
+
+/// Gives a database a second name, and its log likewise: what that holds was committed too.
+fn put_aside(database: &Path, kept: &Path) -> Result<(), CopyError> {
+    for end in ["", "-wal"] {
+        let (from, to) = (with_end(database, end), with_end(kept, end));
+        match fs::hard_link(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // By a restore that was cut short.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_same(&from, &to) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(CopyError::Exists(to)),
+            Err(error) => return Err(failed(&to)(error)),
+            Ok(()) => {}
+        }
+    }
+    sync_folder(kept).map_err(failed(kept))
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let place = |path| fs::metadata(path).map(|it| (it.dev(), it.ino())).ok();
+    place(one).is_some_and(|it| Some(it) == place(other))
+}
+
+fn remove(path: &Path) -> Result<(), CopyError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path)(error)),
+        _ => Ok(()),
+    }
 }
 
 fn with_end(path: &Path, end: &str) -> PathBuf {

@@ -101,8 +101,9 @@ impl Store {
         let sql = format!(
             "SELECT {INCIDENT_COLUMNS},
              EXISTS (SELECT 1 FROM incidents AS told WHERE told.id = incidents.id AND told.state = 'open')
-             FROM incidents WHERE state = 'resolved' AND number IN
-             (SELECT max(number) FROM incidents GROUP BY id) ORDER BY number DESC LIMIT ?1"
+             FROM incidents WHERE state = 'resolved' AND NOT EXISTS
+             (SELECT 1 FROM incidents AS later WHERE later.id = incidents.id AND later.number > incidents.number)
+             ORDER BY number DESC LIMIT ?1"
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
         let rows = statement.query_map([row_limit(limit)], |row| Ok((incident_row(row)?, row.get(6)?)))?;
@@ -144,7 +145,8 @@ impl Store {
         let ledger =
             self.connection.execute("DELETE FROM ledger WHERE written_ms < ?1", params![before_ms])?;
         self.connection.execute("DELETE FROM labels WHERE id NOT IN (SELECT id FROM incidents)", [])?;
-        Ok(incidents + ledger)
+        let silences = self.connection.execute("DELETE FROM silences WHERE until_ms < ?1", [before_ms])?;
+        Ok(incidents + ledger + silences)
     }
 }
 

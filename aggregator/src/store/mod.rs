@@ -15,6 +15,7 @@ mod schema;
 mod thread;
 mod tokens;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -52,6 +53,19 @@ pub enum StoreError {
         /// The newest version known here.
         known: i64,
     },
+    /// A restore was cut short.
+    #[error("{0} is there: a restore was cut short; run `vedette-aggregator restore` again")]
+    Restoring(PathBuf),
+    /// There is no room for another one.
+    #[error("there are {max} {what} already, and no room for more: {remedy}")]
+    Full {
+        /// Of what.
+        what: &'static str,
+        /// How many there may be.
+        max: usize,
+        /// What to do about it.
+        remedy: &'static str,
+    },
     /// SQLite's own error.
     #[error("database: {0}")]
     Sqlite(#[from] rusqlite::Error),
@@ -74,6 +88,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when others can read the file, it is newer than this program, or SQLite fails.
     pub fn open(folder: &StateFolder) -> Result<Self, StoreError> {
+        let restored = copy::restored(&folder.file(DATABASE_FILE));
+        if restored.exists() {
+            return Err(StoreError::Restoring(restored));
+        }
         let connection = Connection::open(folder.reserve(DATABASE_FILE)?)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;

@@ -7,6 +7,7 @@ use rusqlite::{OptionalExtension, TransactionBehavior, params};
 use serde::Serialize;
 
 use super::{Store, StoreError, UnixMs};
+use crate::limits::SILENCES_MAX;
 
 /// An imported calendar.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,18 +92,29 @@ impl Store {
     /// Adds the silence that `body` makes of its number, which is given.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// [`StoreError::Full`], or what SQLite says.
     pub fn add_silence(
         &mut self,
         until_ms: UnixMs,
+        now_ms: UnixMs,
         body: impl FnOnce(i64) -> String,
     ) -> Result<i64, StoreError> {
         self.change("silences", |transaction| {
+            let lasting = "SELECT count(*) FROM silences WHERE until_ms > ?1";
+            let lasting: i64 = transaction.query_row(lasting, [now_ms], |row| row.get(0))?;
+            if usize::try_from(lasting).is_ok_and(|lasting| lasting >= SILENCES_MAX) {
+                return Ok(None);
+            }
             transaction.execute("INSERT INTO silences (until_ms, body) VALUES (?1, '')", [until_ms])?;
             let number = transaction.last_insert_rowid();
             let body = body(number);
             transaction.execute("UPDATE silences SET body = ?2 WHERE number = ?1", params![number, body])?;
-            Ok(number)
+            Ok(Some(number))
+        })?
+        .ok_or(StoreError::Full {
+            what: "silences",
+            max: SILENCES_MAX,
+            remedy: "remove some, or silence more with one",
         })
     }
 

@@ -148,7 +148,7 @@ fn operators_changes_move_versions() {
     let before = here.versions().unwrap();
     let file = CalendarFile { name: "tv.ics".to_owned(), body: "BEGIN:VCALENDAR".to_owned() };
     elsewhere.put_calendar(&file, 1).unwrap();
-    let number = elsewhere.add_silence(10, |number| format!("{{\"id\":{number}}}")).unwrap();
+    let number = elsewhere.add_silence(10, 0, |number| format!("{{\"id\":{number}}}")).unwrap();
     let after = here.versions().unwrap();
     assert!(after.calendars > before.calendars && after.silences > before.silences);
     assert_eq!(here.calendars().unwrap(), [file]);
@@ -236,16 +236,82 @@ fn a_copy_is_of_one_moment_and_replaces_nothing() {
     let filled = |key: &str| Batch { parts: vec![part(key, Some("1"))], ..Batch::default() };
     store.commit(&filled("session/a"), 5, 10).unwrap();
     let (copy, folder) = (base.path().join("copy"), StateFolder::open(&base.path().join("state")).unwrap());
-    std::fs::write(base.path().join("copy.new"), "cut short").unwrap();
+    std::fs::write(base.path().join("copy.new"), "somebody else's").unwrap();
     Store::open_to_look(&folder.file(DATABASE_FILE)).unwrap().copy_to(&copy).unwrap();
     assert_eq!(std::fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(!base.path().join("copy.new").exists());
+    let names = || base.path().read_dir().unwrap().map(|it| it.unwrap().file_name().into_string().unwrap());
+    let left: Vec<_> = names().filter(|it| it.starts_with("copy")).collect();
+    assert!(left.len() == 2 && left.contains(&"copy.new".into()), "what is not its own it leaves: {left:?}");
     assert!(matches!(store.copy_to(&copy), Err(CopyError::Exists(_))));
     store.commit(&filled("session/b"), 6, 10).unwrap();
     drop(store);
     let kept = restore_database(&copy, &folder.file(DATABASE_FILE)).unwrap().unwrap();
     assert_eq!(open(base.path()).parts().unwrap().len(), 1, "as of the copy");
     assert_eq!(Store::open_to_look(&kept).unwrap().parts().unwrap().len(), 2, "what was there is kept");
+    let again = restore_database(&copy, &folder.file(DATABASE_FILE));
+    assert!(matches!(again, Err(CopyError::Exists(it)) if it == kept), "and is not lost to the next restore");
+}
+
+#[test]
+fn a_restore_that_was_cut_short_keeps_everybody_out_and_is_finished_by_the_next() {
+    let base = tempfile::tempdir().unwrap();
+    let mut store = open(base.path());
+    let filled = |key: &str| Batch { parts: vec![part(key, Some("1"))], ..Batch::default() };
+    store.commit(&filled("session/a"), 5, 10).unwrap();
+    let (copy, folder) = (base.path().join("copy"), StateFolder::open(&base.path().join("state")).unwrap());
+    store.copy_to(&copy).unwrap();
+    store.commit(&filled("session/b"), 6, 10).unwrap();
+    let database = folder.file(DATABASE_FILE);
+    // As a process leaves it that was killed: the log of the former database is there and not in its file.
+    let copied = |end: &str| {
+        let name = format!("{}{end}", database.display());
+        (std::fs::read(&name).unwrap(), name)
+    };
+    let killed = [copied(""), copied("-wal")];
+    drop(store);
+    for (body, name) in killed {
+        std::fs::write(name, body).unwrap();
+    }
+    let kept = folder.file("vedette.before-restore");
+    std::fs::hard_link(&database, &kept).unwrap();
+    std::fs::write(folder.file("vedette.restored"), "half of it").unwrap();
+    let refused = Store::open(&folder).unwrap_err();
+    assert!(refused.to_string().contains("run `vedette-aggregator restore` again"), "{refused}");
+    assert_eq!(restore_database(&copy, &database).unwrap(), Some(kept.clone()));
+    assert_eq!(open(base.path()).parts().unwrap().len(), 1, "as of the copy");
+    let reopened = rusqlite::Connection::open(&kept).unwrap();
+    let parts: i64 = reopened.query_row("SELECT count(*) FROM core_parts", [], |row| row.get(0)).unwrap();
+    assert_eq!(parts, 2, "with what stood in its log");
+}
+
+#[test]
+fn a_look_is_of_one_moment_whatever_others_commit() {
+    let base = tempfile::tempdir().unwrap();
+    let mut store = open(base.path());
+    let filled = |key: &str| Batch { parts: vec![part(key, Some("1"))], ..Batch::default() };
+    store.commit(&filled("session/a"), 5, 10).unwrap();
+    let elsewhere = open(base.path());
+    let seen = elsewhere.at_one_moment(|elsewhere| {
+        let before = elsewhere.parts()?.len();
+        store.commit(&filled("session/b"), 6, 10)?;
+        Ok((before, elsewhere.parts()?.len()))
+    });
+    assert_eq!(seen.unwrap(), (1, 1));
+    assert_eq!(elsewhere.parts().unwrap().len(), 2);
+}
+
+#[test]
+fn silences_have_a_limit_and_those_that_ended_make_room_and_go() {
+    let base = tempfile::tempdir().unwrap();
+    let mut store = open(base.path());
+    let add = |store: &mut Store, now_ms| store.add_silence(10, now_ms, |number| number.to_string());
+    for _ in 0..crate::limits::SILENCES_MAX {
+        add(&mut store, 0).unwrap();
+    }
+    assert!(matches!(add(&mut store, 9), Err(StoreError::Full { what: "silences", .. })));
+    add(&mut store, 10).unwrap();
+    assert_eq!(store.forget_history(10).unwrap(), 0);
+    assert_eq!(store.forget_history(11).unwrap(), crate::limits::SILENCES_MAX + 1);
 }
 
 #[test]
