@@ -46,27 +46,27 @@ impl Credentials {
     /// Notices a rotated CA and revoked agents within a second or two, and makes a new certificate once a day, for ever.
     pub async fn watch(self) {
         let mut ticks = interval(OPERATIONS_POLL);
-        let (mut known, mut renewed) = (self.trace(), Instant::now());
+        // Not known yet, so the first look renews: the CA may have been rotated since the start read it.
+        let (mut known, mut renewed) = (None, Instant::now());
         loop {
             ticks.tick().await;
             if let Err(error) = self.enroller.refresh().await {
                 tracing::warn!(%error, "cannot look for revoked agents");
             }
             let found = self.trace();
-            if found == known && renewed.elapsed() < SERVER_CERTIFICATE_RENEWAL {
+            let is_known = known.as_ref() == Some(&found);
+            if is_known && renewed.elapsed() < SERVER_CERTIFICATE_RENEWAL {
                 continue;
             }
-            let is_rotated = found != known;
-            (known, renewed) = (found, Instant::now());
-            match self.renew().await {
-                Ok(()) if is_rotated => {
-                    tracing::info!("the CA was rotated; new certificates come from the new key");
-                }
-                Ok(()) => tracing::debug!("new connections see a new server certificate"),
-                Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "the server's certificate is not renewed");
-                }
+            // What failed is tried again at the next look: until then a key that was stolen is trusted.
+            if let Err(error) = self.renew().await {
+                tracing::error!(error = format!("{error:#}"), "the server's certificate is not renewed");
+                continue;
             }
+            if known.is_some() && !is_known {
+                tracing::info!("the CA was rotated; new certificates come from the new key");
+            }
+            (known, renewed) = (Some(found), Instant::now());
         }
     }
 

@@ -10,24 +10,35 @@ use tokio::time::interval;
 
 use crate::config::Config;
 use crate::enroll::unix_ms;
-use crate::limits::{HISTORY_SWEEP, STORE_CHECK};
+use crate::limits::{DELIVERY_AGE_MAX, HISTORY_SWEEP, STORE_CHECK};
 use crate::metrics::{Metrics, Tally};
 use crate::state_folder::StateFolder;
 use crate::store::{DATABASE_FILE, Store, StoreHandle};
 
-/// Removes history past its retention, once an hour.
+/// Removes history past its retention, once an hour, and deliveries that are long past their age: those of notifiers that the
+/// config no longer names.
 ///
 /// # Errors
 /// When the store's thread is gone.
 pub(crate) async fn sweep_history(
     store: StoreHandle,
     configs: watch::Receiver<Arc<Config>>,
+    metrics: Metrics,
 ) -> anyhow::Result<()> {
     let mut ticks = interval(HISTORY_SWEEP);
+    let age_ms = i64::try_from(DELIVERY_AGE_MAX.as_millis()).unwrap_or(i64::MAX / 2);
     loop {
         ticks.tick().await;
         let kept_ms = i64::from(configs.borrow().limits.retention_days) * 86_400_000;
-        let before_ms = unix_ms(SystemTime::now()).saturating_sub(kept_ms);
+        let now_ms = unix_ms(SystemTime::now());
+        let before_ms = now_ms.saturating_sub(kept_ms);
+        let unmade_ms = now_ms.saturating_sub(2 * age_ms);
+        match store.with(move |store| store.forget_deliveries(unmade_ms)).await? {
+            Ok(given_up) => given_up.iter().for_each(|(notifier, rows)| {
+                metrics.count_deliveries(notifier, "expired", *rows);
+            }),
+            Err(error) => tracing::warn!(%error, "deliveries that nobody makes any more cannot be swept"),
+        }
         match store.with(move |store| store.forget_history(before_ms)).await? {
             Ok(rows) => tracing::debug!(rows, "history past its retention removed"),
             Err(error) => tracing::warn!(%error, "history cannot be swept"),

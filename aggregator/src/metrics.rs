@@ -150,7 +150,7 @@ impl Metrics {
         family.get(&[(label, value)]).map_or(0, |counter| counter.get())
     }
 
-    /// Counts deliveries of a notifier: `delivered`, `failed`, `given_up` or `outbox_full`.
+    /// Counts deliveries of a notifier: `delivered`, `failed`, `rejected`, `expired` or `outbox_full`.
     pub fn count_deliveries(&self, notifier: &str, outcome: &str, count: u64) {
         let labels = [("notifier", notifier.to_owned()), ("outcome", outcome.to_owned())];
         self.deliveries.get_or_create(&labels).inc_by(count);

@@ -180,13 +180,17 @@ impl Worker {
         let (number, attempts) = (delivery.number, delivery.attempts);
         let age_ms = unix_ms(SystemTime::now()).saturating_sub(delivery.created_ms);
         let too_old = u128::try_from(age_ms).is_ok_and(|age_ms| age_ms > DELIVERY_AGE_MAX.as_millis());
-        let (outcome, name) = match self.attempt(delivery).await {
-            Ok(()) => (Outcome::Done, "delivered"),
-            Err(Failure::Final(_)) => (Outcome::Done, "rejected"),
-            Err(Failure::Passing(_)) if too_old => (Outcome::Done, "expired"),
-            Err(Failure::Passing(_)) => {
-                let due_ms = unix_ms(SystemTime::now() + retry_pause(attempts));
-                (Outcome::Retry { due_ms }, "failed")
+        // What waited for days, as while the aggregator was off, would be a page about the past.
+        let (outcome, name) = if too_old {
+            (Outcome::Done, "expired")
+        } else {
+            match self.attempt(delivery).await {
+                Ok(()) => (Outcome::Done, "delivered"),
+                Err(Failure::Final(_)) => (Outcome::Done, "rejected"),
+                Err(Failure::Passing(_)) => {
+                    let due_ms = unix_ms(SystemTime::now() + retry_pause(attempts));
+                    (Outcome::Retry { due_ms }, "failed")
+                }
             }
         };
         self.metrics.count_deliveries(self.notifier.name(), name, 1);
@@ -207,11 +211,10 @@ impl Worker {
     }
 
     async fn resend_open(&self) -> Result<(), StoreClosed> {
-        let open = self.store.with(|store| store.open_incidents(ALERTMANAGER_ALARMS_MAX)).await?;
+        let open = self.store.with(|store| store.open_alarms(ALERTMANAGER_ALARMS_MAX)).await?;
         let Some(open) = self.logged(open).filter(|open| !open.is_empty()) else { return Ok(()) };
-        let bodies: Vec<String> = open.into_iter().map(|incident| incident.body).collect();
         let notifier = Arc::clone(&self.notifier);
-        let result = tokio::task::spawn_blocking(move || notifier.resend(&bodies)).await;
+        let result = tokio::task::spawn_blocking(move || notifier.resend(&open)).await;
         if let Ok(Err(error)) = result {
             tracing::warn!(notifier = self.notifier.name(), %error, "re-sending open alarms failed");
         }

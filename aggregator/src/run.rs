@@ -62,8 +62,7 @@ pub struct Service {
     driver: JoinHandle<anyhow::Result<()>>,
     tasks: JoinSet<anyhow::Result<()>>,
     deliveries: Option<Deliveries>,
-    // Last, so that the next aggregator can start only when everything above is gone.
-    _lock: File,
+    lock: File,
 }
 
 /// The two connections to the database: one that commits, and one for those who only read.
@@ -128,7 +127,7 @@ impl Service {
         }
         tasks.spawn(watch_desk(desk));
         tasks.spawn(watch_schedule(stores.reads, configs.clone(), orders.clone()));
-        tasks.spawn(sweep_history(stores.writes.clone(), configs));
+        tasks.spawn(sweep_history(stores.writes.clone(), configs, metrics.clone()));
         tasks.spawn(check_store(folder, metrics.clone()));
 
         let mut service = Self {
@@ -148,7 +147,7 @@ impl Service {
             driver,
             tasks,
             deliveries: None,
-            _lock: lock,
+            lock,
         };
         service.start_deliveries(&config);
         Ok(service)
@@ -250,10 +249,11 @@ impl Service {
     /// # Errors
     /// When that took longer than [`STOP_TIMEOUT`], or the store failed.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let Self { listener, mqtt, stop, driver, mut tasks, deliveries, store_threads, credentials, .. } = {
-            self.listener.stop();
-            self
-        };
+        self.listener.stop();
+        let Self {
+            listener, mqtt, stop, driver, tasks, deliveries, store_threads, credentials, lock, ..
+        } = self;
+        let mut tasks = tasks;
         mqtt.iter().for_each(|mqtt| mqtt.stop());
         stop.send_replace(true);
         let driven = timeout(STOP_TIMEOUT, driver).await.context("the core's task did not stop in time")?;
@@ -268,7 +268,11 @@ impl Service {
         if let Some(listener) = Arc::into_inner(listener) {
             listener.finish().await;
         }
-        drop(store_threads);
+        let close = move || store_threads.into_iter().try_for_each(StoreThread::close);
+        let closed = timeout(STOP_TIMEOUT, tokio::task::spawn_blocking(close)).await;
+        // The next aggregator can start only now.
+        drop(lock);
+        closed.context("the store did not close in time")???;
         driven?
     }
 

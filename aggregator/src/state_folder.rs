@@ -155,20 +155,6 @@ impl StateFolder {
         }
     }
 
-    /// Removes the file `name`; a missing file is no error.
-    ///
-    /// # Errors
-    /// What the operating system says.
-    pub fn remove(&self, name: &str) -> Result<(), StateError> {
-        let path = self.file(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StateError::Io { path, source: error })
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn replace(&self, path: &Path, content: &str) -> io::Result<()> {
         let beside = path.with_extension("new");
         let mut file = private_file().create(true).truncate(true).open(&beside)?;
@@ -246,8 +232,6 @@ mod tests {
         folder.write("secret", "first").unwrap();
         folder.write("secret", "second").unwrap();
         assert_eq!(folder.read("secret").unwrap().as_deref(), Some("second"));
-        folder.remove("secret").unwrap();
-        folder.remove("secret").unwrap();
-        assert_eq!(folder.read("secret").unwrap(), None);
+        assert_eq!(folder.read("another").unwrap(), None);
     }
 }

@@ -121,7 +121,7 @@ async fn admit(gate: &Gate, peer: IpAddr, asked: Asked<'_>) -> Result<(Origin, O
     let changes = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
     let caller = known(gate, headers).await?;
     if changes && caller.as_ref().is_none_or(|caller| caller.by == By::Session) {
-        comes_from_here(headers)
+        comes_from_here(headers, origin.secure)
             .map_err(|message| turned("foreign_origin", StatusCode::FORBIDDEN, message))?;
     }
     if OPEN_PATHS.contains(&path) {
@@ -228,13 +228,16 @@ fn check(headers: &HeaderMap, names: &[String]) -> Result<(), &'static str> {
 }
 
 /// Whether a change was asked for by a page of this very address: browsers say where a request was made, and nothing else has our cookie.
-fn comes_from_here(headers: &HeaderMap) -> Result<(), &'static str> {
+///
+/// Over TLS a page that came without is another site: anybody on the way may have written it.
+fn comes_from_here(headers: &HeaderMap, secure: bool) -> Result<(), &'static str> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let host = text("host").unwrap_or_default();
     match (text("origin"), text("sec-fetch-site")) {
         (_, Some(site)) if site != "same-origin" => Err("another site may not change anything here"),
         (Some(origin), _) => {
-            let from = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+            let plain = || origin.strip_prefix("http://").filter(|_| !secure);
+            let from = origin.strip_prefix("https://").or_else(plain);
             let here = from.is_some_and(|from| from.eq_ignore_ascii_case(host));
             here.then_some(()).ok_or("another site may not change anything here")
         }
@@ -303,7 +306,7 @@ mod tests {
             vec![here, ("origin", "http://Vedette.Example:8460"), ("sec-fetch-site", "same-origin")],
             vec![here, ("sec-fetch-site", "same-origin")],
         ] {
-            assert_eq!(comes_from_here(&headers(&good)), Ok(()), "{good:?}");
+            assert_eq!(comes_from_here(&headers(&good), false), Ok(()), "{good:?}");
         }
         for bad in [
             vec![here],
@@ -315,8 +318,11 @@ mod tests {
             vec![here, ("sec-fetch-site", "none")],
             vec![here, ("origin", "https://vedette.example:8460"), ("sec-fetch-site", "cross-site")],
         ] {
-            assert!(comes_from_here(&headers(&bad)).is_err(), "{bad:?}");
+            assert!(comes_from_here(&headers(&bad), false).is_err(), "{bad:?}");
         }
+        let encrypted = |scheme| comes_from_here(&headers(&[here, ("origin", scheme)]), true);
+        assert_eq!(encrypted("https://vedette.example:8460"), Ok(()));
+        assert!(encrypted("http://vedette.example:8460").is_err(), "a page that anybody may have written");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Alertmanager: alarms as alerts of its API v2, sent again while they are open because it forgets what it is not told again.
-//! It must never claim that an alarm ended that did not. The hard case is an alarm whose labels changed while it was open: Alertmanager
-//! takes it for another alert, and the former one ends by itself, since each sending is believed for a few minutes only.
+//! It must never claim that an alarm ended that did not. The hard case is an alarm that gets worse or moves while it is open: Alertmanager knows an
+//! alert by its labels, so these stay as they were when the incident first opened, and what holds now stands in the annotations.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -62,22 +62,33 @@ impl AlertmanagerNotifier {
         &self.name
     }
 
-    /// Posts alarm objects as alerts, in one request.
-    pub(super) fn send<'b>(&self, bodies: impl IntoIterator<Item = &'b str>) -> Result<(), Failure> {
-        let alarms: Result<Vec<Head>, _> = bodies.into_iter().map(serde_json::from_str).collect();
-        let alarms = alarms.map_err(|error| Failure::Final(format!("not an alarm: {error}")))?;
+    /// Posts alarm objects as alerts, in one request; beside each its incident's first open state, if there is one.
+    pub(super) fn send<'b>(
+        &self,
+        alarms: impl IntoIterator<Item = (&'b str, Option<&'b str>)>,
+    ) -> Result<(), Failure> {
         let now_ms = unix_ms(SystemTime::now());
-        let alerts: Vec<Alert> = alarms.iter().map(|alarm| self.alert(alarm, now_ms)).collect();
+        let alert = |(body, opened): (&str, Option<&str>)| {
+            let alarm: Head = serde_json::from_str(body)?;
+            // One of an older program that cannot be read any more is as good as none.
+            let opened: Option<Head> = opened.and_then(|opened| serde_json::from_str(opened).ok());
+            Ok::<_, serde_json::Error>(self.alert(&alarm, opened.as_ref().unwrap_or(&alarm), now_ms))
+        };
+        let alerts: Vec<Alert> = alarms
+            .into_iter()
+            .map(alert)
+            .collect::<Result<_, _>>()
+            .map_err(|error| Failure::Final(format!("not an alarm: {error}")))?;
         let body = serde_json::to_string(&alerts).map_err(|error| Failure::Final(error.to_string()))?;
         judge_status(self.agent.post(&self.url).content_type("application/json").send(&body))
     }
 
-    fn alert(&self, alarm: &Head, now_ms: i64) -> Alert {
+    fn alert(&self, alarm: &Head, opened: &Head, now_ms: i64) -> Alert {
         let belief_ms = i64::try_from(ALERTMANAGER_BELIEF.as_millis()).unwrap_or(i64::MAX);
         let open_until = Instant(WallMs(now_ms.saturating_add(belief_ms)));
         Alert {
-            labels: self.labels(alarm),
-            annotations: BTreeMap::from([("summary", alarm.summary.clone())]),
+            labels: self.labels(opened),
+            annotations: annotations(alarm),
             starts_at: alarm.started_at,
             ends_at: if alarm.state == IncidentState::Open { open_until } else { alarm.at },
         }
@@ -86,16 +97,24 @@ impl AlertmanagerNotifier {
     /// A dimension without names means all, and stays out of the labels.
     fn labels(&self, alarm: &Head) -> BTreeMap<String, String> {
         let mut labels = self.labels.clone();
-        let own = [
-            ("alertname", format!("vedette_{}", alarm.kind.as_str())),
-            ("severity", alarm.severity.as_str().to_owned()),
-            ("region", alarm.scope.region.join(",")),
-            ("device", alarm.scope.device.join(",")),
-            ("stack", alarm.scope.stack.join(",")),
-            ("id", alarm.id.clone()),
-        ];
-        let own = own.into_iter().filter(|(_, value)| !value.is_empty());
+        let own = [("alertname", format!("vedette_{}", alarm.kind.as_str())), ("id", alarm.id.clone())];
+        let own = own.into_iter().chain(place(alarm)).filter(|(_, value)| !value.is_empty());
         labels.extend(own.map(|(name, value)| (name.to_owned(), value)));
         labels
     }
+}
+
+fn annotations(alarm: &Head) -> BTreeMap<&'static str, String> {
+    let said = place(alarm).into_iter().filter(|(_, value)| !value.is_empty());
+    said.chain([("summary", alarm.summary.clone())]).collect()
+}
+
+/// What may change while an incident lasts.
+fn place(alarm: &Head) -> [(&'static str, String); 4] {
+    [
+        ("severity", alarm.severity.as_str().to_owned()),
+        ("region", alarm.scope.region.join(",")),
+        ("device", alarm.scope.device.join(",")),
+        ("stack", alarm.scope.stack.join(",")),
+    ]
 }

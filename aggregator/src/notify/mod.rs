@@ -101,17 +101,21 @@ impl Notifier {
         match self {
             Self::Stdout(stdout) => stdout.deliver(delivery),
             Self::Webhook(webhook) => webhook.deliver(delivery),
-            Self::Alertmanager(alertmanager) => alertmanager.send([delivery.body.as_str()]),
+            Self::Alertmanager(alertmanager) => {
+                alertmanager.send([(delivery.body.as_str(), delivery.opened.as_deref())])
+            }
         }
     }
 
-    /// Sends open alarms again; does nothing for notifiers that do not forget.
+    /// Sends open alarms again, each with how it first opened; does nothing for notifiers that do not forget.
     ///
     /// # Errors
     /// [`Failure`] when the attempt failed.
-    pub fn resend(&self, bodies: &[String]) -> Result<(), Failure> {
+    pub fn resend(&self, alarms: &[(String, Option<String>)]) -> Result<(), Failure> {
         match self {
-            Self::Alertmanager(alertmanager) => alertmanager.send(bodies.iter().map(String::as_str)),
+            Self::Alertmanager(alertmanager) => {
+                alertmanager.send(alarms.iter().map(|(body, opened)| (body.as_str(), opened.as_deref())))
+            }
             _ => Ok(()),
         }
     }

@@ -35,20 +35,22 @@ pub struct LedgerRow {
     pub body: String,
 }
 
+/// States of one incident in one answer. A state has up to 56 KB of grounds, and an incident may come back a dozen times a day for months.
+const STATES_MAX: usize = 200;
 /// Without the basis, which is large and wanted for one incident at a time.
 const INCIDENT_COLUMNS: &str = "number, id, state, written_ms, body, NULL";
 const LEDGER_COLUMNS: &str = "number, id, written_ms, body";
 
 impl Store {
-    /// Every state that the incident `id` entered, the first first.
+    /// The latest [`STATES_MAX`] states that the incident `id` entered, the first of them first.
     ///
     /// # Errors
     /// What SQLite says.
     pub fn incident(&self, id: &str) -> Result<Vec<Incident>, StoreError> {
-        let sql =
-            "SELECT number, id, state, written_ms, body, basis FROM incidents WHERE id = ?1 ORDER BY number";
+        let sql = "SELECT * FROM (SELECT number, id, state, written_ms, body, basis FROM incidents
+            WHERE id = ?1 ORDER BY number DESC LIMIT ?2) ORDER BY number";
         let mut statement = self.connection.prepare_cached(sql)?;
-        let rows = statement.query_map([id], incident_row)?;
+        let rows = statement.query_map(params![id, row_limit(STATES_MAX)], incident_row)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -79,20 +81,6 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// The last state of incidents that are open, the latest first, `limit` at most.
-    ///
-    /// # Errors
-    /// What SQLite says.
-    pub fn open_incidents(&self, limit: usize) -> Result<Vec<Incident>, StoreError> {
-        let sql = format!(
-            "SELECT {INCIDENT_COLUMNS} FROM incidents WHERE state = 'open' AND number IN
-             (SELECT max(number) FROM incidents GROUP BY id) ORDER BY number DESC LIMIT ?1"
-        );
-        let mut statement = self.connection.prepare_cached(&sql)?;
-        let rows = statement.query_map([row_limit(limit)], incident_row)?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
     /// The last state of incidents that are over, the latest first, `limit` at most, each with whether people were ever notified.
     ///
     /// # Errors
@@ -110,14 +98,17 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// The ledger entries of the incident `id`, the first first.
+    /// The latest [`STATES_MAX`] ledger entries of the incident `id`, the first of them first.
     ///
     /// # Errors
     /// What SQLite says.
     pub fn ledger(&self, id: &str) -> Result<Vec<LedgerRow>, StoreError> {
-        let sql = format!("SELECT {LEDGER_COLUMNS} FROM ledger WHERE id = ?1 ORDER BY number");
+        let sql = format!(
+            "SELECT * FROM (SELECT {LEDGER_COLUMNS} FROM ledger WHERE id = ?1 ORDER BY number DESC LIMIT ?2)
+             ORDER BY number"
+        );
         let mut statement = self.connection.prepare_cached(&sql)?;
-        let rows = statement.query_map([id], ledger_row)?;
+        let rows = statement.query_map(params![id, row_limit(STATES_MAX)], ledger_row)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 

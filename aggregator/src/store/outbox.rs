@@ -6,6 +6,11 @@ use rusqlite::{Transaction, params};
 
 use super::{Store, StoreError, UnixMs};
 
+/// What an incident was told as when it first opened; a subquery for a row of `incidents`.
+const OPENED: &str =
+    "(SELECT opened.body FROM incidents AS opened WHERE opened.id = incidents.id AND opened.state = 'open'
+    ORDER BY opened.number LIMIT 1)";
+
 /// One delivery that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
@@ -15,6 +20,8 @@ pub struct Delivery {
     pub idempotency_key: String,
     /// The alarm object as JSON.
     pub body: String,
+    /// That of the incident's first open state, if it ever opened.
+    pub opened: Option<String>,
     /// Attempts that failed so far.
     pub attempts: u32,
     /// When it was put here.
@@ -68,11 +75,12 @@ impl Store {
         now_ms: UnixMs,
         limit: usize,
     ) -> Result<Vec<Delivery>, StoreError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT outbox.number, idempotency_key, body, attempts, created_ms, due_ms
+        let sql = format!(
+            "SELECT outbox.number, idempotency_key, body, attempts, created_ms, due_ms, {OPENED}
              FROM outbox JOIN incidents ON incidents.number = incident_number
-             WHERE notifier = ?1 ORDER BY outbox.number LIMIT ?2",
-        )?;
+             WHERE notifier = ?1 ORDER BY outbox.number LIMIT ?2"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = statement.query_map(params![notifier, limit], |row| {
             let delivery = Delivery {
@@ -81,6 +89,7 @@ impl Store {
                 body: row.get(2)?,
                 attempts: row.get(3)?,
                 created_ms: row.get(4)?,
+                opened: row.get(6)?,
             };
             Ok((row.get::<_, UnixMs>(5)?, delivery))
         })?;
@@ -92,16 +101,37 @@ impl Store {
             .collect())
     }
 
-    /// When the oldest delivery of `notifier` is due; none when nothing waits.
+    /// The last and the first open state of incidents that are open, as JSON, the latest first, `limit` at most.
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn next_due_ms(&self, notifier: &str) -> Result<Option<UnixMs>, StoreError> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT due_ms FROM outbox WHERE notifier = ?1 ORDER BY number LIMIT 1")?;
-        let mut rows = statement.query([notifier])?;
-        Ok(rows.next()?.map(|row| row.get(0)).transpose()?)
+    pub fn open_alarms(&self, limit: usize) -> Result<Vec<(String, Option<String>)>, StoreError> {
+        let sql = format!(
+            "SELECT body, {OPENED} FROM incidents WHERE state = 'open' AND number IN
+             (SELECT max(number) FROM incidents GROUP BY id) ORDER BY number DESC LIMIT ?1"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = statement.query_map([limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Gives up deliveries put here before `before_ms`, as nobody may be left to make them; how many, by notifier.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn forget_deliveries(&mut self, before_ms: UnixMs) -> Result<Vec<(String, u64)>, StoreError> {
+        let transaction = self.connection.transaction()?;
+        let given_up = {
+            let mut old = transaction
+                .prepare("SELECT notifier, count(*) FROM outbox WHERE created_ms < ?1 GROUP BY notifier")?;
+            let rows =
+                old.query_map([before_ms], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
+            rows.collect::<Result<_, _>>()?
+        };
+        transaction.execute("DELETE FROM outbox WHERE created_ms < ?1", [before_ms])?;
+        transaction.commit()?;
+        Ok(given_up)
     }
 
     /// Writes down what became of an attempt.

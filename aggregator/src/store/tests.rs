@@ -118,8 +118,9 @@ fn history_goes_with_its_retention_but_never_while_it_lasts() {
     store.commit(&Batch { states: again.into(), ..Batch::default() }, 5, 10).unwrap();
     store.forget_history(6).unwrap();
     assert_eq!(store.incident("OVER").unwrap(), []);
-    let open: Vec<String> = store.open_incidents(10).unwrap().into_iter().map(|it| it.id).collect();
-    assert_eq!(open, ["AGAIN", "ON"], "one that came back has not ended");
+    let open = store.open_alarms(10).unwrap();
+    let told = |id| (state(id, "open", false).body, Some(state(id, "open", false).body));
+    assert_eq!(open, [told("AGAIN"), told("ON")], "one that came back has not ended");
 }
 
 #[test]
@@ -355,4 +356,28 @@ fn the_latest_label_of_an_incident_holds_and_goes_with_it() {
     assert_eq!((store.label("X").unwrap(), store.label("Y").unwrap()), (Some(label("real")), None));
     store.forget_history(6).unwrap();
     assert!(store.labels().unwrap().is_empty());
+}
+
+#[test]
+fn deliveries_that_nobody_makes_any_more_are_given_up_and_counted() {
+    let base = tempfile::tempdir().unwrap();
+    let mut store = open(base.path());
+    let entered = vec![state("A", "open", true), state("B", "open", true)];
+    store.commit(&Batch { states: entered, ..Batch::default() }, 5, 10).unwrap();
+    let rows = store.outbox_rows().unwrap();
+    assert_eq!(store.forget_deliveries(5).unwrap(), []);
+    let given_up = store.forget_deliveries(6).unwrap();
+    assert_eq!(given_up.iter().map(|(_, rows)| rows).sum::<u64>(), rows);
+    assert!(rows > 0 && store.outbox_rows().unwrap() == 0, "{given_up:?}");
+}
+
+#[test]
+fn an_answer_about_one_incident_is_bounded() {
+    let base = tempfile::tempdir().unwrap();
+    let mut store = open(base.path());
+    let states = ["open", "suppressed"].repeat(120);
+    let states = states.iter().map(|entered| state("FLAPS", entered, false)).collect();
+    store.commit(&Batch { states, ..Batch::default() }, 5, 10).unwrap();
+    let found = store.incident("FLAPS").unwrap();
+    assert_eq!((found.len(), found[0].number, found.last().unwrap().number), (200, 41, 240), "the latest");
 }

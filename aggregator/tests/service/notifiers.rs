@@ -67,10 +67,14 @@ fn alarm(id: &str, state: IncidentState, at: &str) -> String {
 }
 
 async fn enter(service: &Service, routes: &Routes, id: &str, state: IncidentState, at: &str) {
+    enter_body(service, routes, id, state, alarm(id, state, at)).await;
+}
+
+async fn enter_body(service: &Service, routes: &Routes, id: &str, state: IncidentState, body: String) {
     let entered = StoredState {
         id: id.to_owned(),
         state: state.as_str().to_owned(),
-        body: alarm(id, state, at),
+        body,
         basis: None,
         notified: routes.notified(state),
     };
@@ -172,10 +176,27 @@ async fn alertmanager_gets_alerts_that_end_when_the_alarm_does() {
         alert["endsAt"]
     );
 
+    // What it becomes while it lasts is no other alert to Alertmanager, which would page again and call the former one over.
+    let worse = alarm("REAL", IncidentState::Open, "2026-03-09T20:20:00Z")
+        .replace("\"critical\"", "\"info\"")
+        .replace("[\"tv-lg\"]", "[\"ios\"]");
+    enter_body(&service, &routes, "REAL", IncidentState::Open, worse).await;
+    let mut moved = next(&requests);
+    while !moved.body.contains("\"ios\"") {
+        moved = next(&requests);
+    }
+    let alert: serde_json::Value = serde_json::from_str::<Vec<_>>(&moved.body).unwrap().remove(0);
+    assert_eq!(alert["labels"], labels);
+    assert_eq!(
+        (&alert["annotations"]["severity"], &alert["annotations"]["device"]),
+        (&"info".into(), &"ios".into())
+    );
+
     enter(&service, &routes, "REAL", IncidentState::Resolved, "2026-03-09T20:30:00Z").await;
     let mut ended = next(&requests);
-    while ended.body == open.body || !ended.body.contains("\"endsAt\":\"2026-03-09T20:30:00Z\"") {
+    while !ended.body.contains("\"endsAt\":\"2026-03-09T20:30:00Z\"") {
         ended = next(&requests);
     }
-    assert!(ended.body.contains("\"id\":\"REAL\""));
+    let alert: serde_json::Value = serde_json::from_str::<Vec<_>>(&ended.body).unwrap().remove(0);
+    assert_eq!(alert["labels"], labels);
 }

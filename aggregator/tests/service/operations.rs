@@ -4,7 +4,7 @@
 //! and of its end once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::mpsc::{Receiver, channel};
@@ -130,11 +130,17 @@ fn slow_receiver() -> (SocketAddr, Receiver<String>, std::sync::mpsc::Sender<()>
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let mut bytes = [0; 65_536];
-            let length = stream.read(&mut bytes).unwrap();
-            let head = String::from_utf8_lossy(&bytes[..length]).to_lowercase();
-            let key =
-                head.lines().find_map(|line| line.strip_prefix("idempotency-key: ")).unwrap().to_owned();
+            let (mut head, mut reader) = (String::new(), BufReader::new(&stream));
+            while !head.ends_with("\r\n\r\n") {
+                assert_ne!(reader.read_line(&mut head).unwrap(), 0, "a request begins with a head");
+            }
+            let head = head.to_lowercase();
+            let field =
+                |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
+            // What is left unread when the socket closes would take the answer with it.
+            let mut body = vec![0; field("content-length: ").parse().unwrap()];
+            reader.read_exact(&mut body).unwrap();
+            let key = field("idempotency-key: ");
             let _ = sender.send(key);
             let _ = released.recv();
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
