@@ -97,6 +97,8 @@ impl Store {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "foreign_keys", "ON")?;
+        // Nothing but the state folder may be writable, as in an image.
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
         let mut store = Self { connection };
         schema::migrate(&mut store.connection)?;
         Ok(store)
