@@ -7,6 +7,9 @@
 use serde::{Deserialize, Serialize};
 use vedette_aggregator_core::footprint::{CELL_BYTES, DEVIATION_BYTES, ROLL_UP_BYTES, SERIES_BYTES};
 
+use crate::limits::ADMITTED_MAX;
+use crate::listen::{AgentMessage, Input};
+
 /// The bounds of everything that could grow. Each is a count unless its name says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -68,7 +71,7 @@ impl Default for Limits {
 /// What one limit may need in memory at worst.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// The limit's key below `[limits]`.
+    /// The limit's key below `[limits]`, or what else is bounded.
     pub limit: &'static str,
     /// How many items it allows.
     pub items: u64,
@@ -85,6 +88,10 @@ impl Memory {
 
 /// A QUIC connection with its receive windows, and one frame being read.
 const CONNECTION_BYTES: u64 = 256 * 1024;
+/// What an agent said and the core has not taken yet: whatever it is, there is room for a summary.
+const MESSAGE_BYTES: u64 = (size_of::<Input>() + size_of::<AgentMessage>()) as u64;
+/// A birth and a heartbeat: of each connection the latest of both may wait beside its records.
+const WORDS: u64 = 2;
 /// A session: names, two lanes of sequences for a few boots, counters, regions.
 const AGENT_BYTES: u64 = 4 * 1024;
 /// An incident with its scope, evidence and listed series.
@@ -103,6 +110,7 @@ impl Limits {
     /// counts for as many regions as there may be.
     pub(super) fn memory(&self) -> Vec<Memory> {
         let memory = |limit, items: u64, bytes_each| Memory { limit, items, bytes_each };
+        let connections = u64::from(self.connections_max);
         let regions = u64::from(self.regions_max);
         let cells = regions * u64::from(self.cells_per_region_max);
         let series = regions * u64::from(self.series_per_region_max);
@@ -110,7 +118,13 @@ impl Limits {
         let deviations = windows * regions * u64::from(self.deviations_per_window_max);
         let curve_bytes = CURVE_BYTES + CURVE_WINDOW_BYTES * u64::from(self.history_windows_max);
         vec![
-            memory("connections_max", u64::from(self.connections_max), CONNECTION_BYTES),
+            memory("connections_max", connections, CONNECTION_BYTES),
+            memory("connections_max (words that wait)", connections * WORDS, MESSAGE_BYTES),
+            memory(
+                "agents (records that wait)",
+                ADMITTED_MAX.iter().map(|max| *max as u64).sum(),
+                MESSAGE_BYTES,
+            ),
             memory("agents_max", u64::from(self.agents_max), AGENT_BYTES),
             memory("cells_per_region_max", cells, CELL_BYTES),
             memory("series_per_region_max", series, SERIES_BYTES),

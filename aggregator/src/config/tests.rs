@@ -105,6 +105,16 @@ fn worst_case_memory_follows_the_limits() {
 }
 
 #[test]
+fn what_waits_for_the_core_counts_with_its_rooms_full() {
+    let waiting: u64 =
+        Config::default().memory().iter().filter(|one| one.limit.contains("wait)")).map(Memory::bytes).sum();
+    let records: usize = crate::limits::ADMITTED_MAX.iter().sum();
+    let words = 2 * Config::default().limits.connections_max as usize;
+    let longest = size_of::<vedette_common::wire::Summary>();
+    assert!(waiting as usize >= (records + words) * longest, "{waiting}");
+}
+
+#[test]
 fn the_life_of_incidents_is_read_and_its_mistakes_are_named() {
     let good = "[incidents]\nquiet_s = 60\nextension_s = 0\n[calendar]\nmaintenance_classes = [\"deploy\"]\n\
                 [regions.uk]\npages_per_week = 2.5\n";
