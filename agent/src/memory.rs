@@ -14,6 +14,7 @@ pub fn lend_pipeline(settings: &PipelineSettings) -> PipelineMemory<'static> {
     let lengths = settings.lengths();
     PipelineMemory {
         slots: lend(lengths.slots),
+        weeks: lend(lengths.weeks),
         index: lend(lengths.index),
         names: lend(lengths.names),
         name_bytes: lend(lengths.name_bytes),

@@ -49,6 +49,7 @@ fn pipeline() -> Pipeline<'static> {
     let lengths = settings.lengths();
     let memory = PipelineMemory {
         slots: lend(lengths.slots),
+        weeks: lend(lengths.weeks),
         index: lend(lengths.index),
         names: lend(lengths.names),
         name_bytes: lend(lengths.name_bytes),

@@ -67,13 +67,9 @@ fn eight_at_a_time(criterion: &mut Criterion) {
             let (moment, value, learning) = (moment(n), value(n + offset), Learning::Normal);
             let mut batch: heapless::Vec<Observation<'_>, LANES> = eight
                 .iter_mut()
-                .map(|(state, deviation)| Observation {
-                    state,
-                    deviation,
-                    moment,
-                    value,
-                    learning,
-                    in_event: false,
+                .map(|(state, deviation)| {
+                    let (state, week) = state.parts();
+                    Observation { state, week, deviation, moment, value, learning, in_event: false }
                 })
                 .collect();
             black_box(batch::observe(&settings, &mut batch).courses);

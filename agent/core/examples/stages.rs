@@ -54,6 +54,7 @@ fn pipeline() -> Pipeline<'static> {
     let lengths = settings.lengths();
     let memory = PipelineMemory {
         slots: lend(lengths.slots),
+        weeks: lend(lengths.weeks),
         index: lend(lengths.index),
         names: lend(lengths.names),
         name_bytes: lend(lengths.name_bytes),
@@ -75,7 +76,8 @@ fn stage_score(states: &mut [(SeriesState, DeviationState)], round: i64, at: Wal
             .map(|(state, deviation)| {
                 let value = value(series, round);
                 series += 1;
-                Observation { state, deviation, moment, value, learning: Learning::Normal, in_event: false }
+                let ((state, week), learning) = (state.parts(), Learning::Normal);
+                Observation { state, week, deviation, moment, value, learning, in_event: false }
             })
             .collect();
         black_box(batch::observe(&settings, &mut batch).courses);

@@ -10,7 +10,7 @@
 use vedette_common::wire::Course;
 
 use crate::deviation::{self, DeviationSettings, DeviationState};
-use crate::score::{self, Learning, Moment, Observed, Scores, SeriesState};
+use crate::score::{self, Learning, Moment, Observed, Scorers, Scores, Week};
 
 /// Series that are scored at once.
 pub const LANES: usize = 8;
@@ -19,7 +19,9 @@ pub const LANES: usize = 8;
 #[derive(Debug)]
 pub struct Observation<'a> {
     /// What the scorers remember of the series.
-    pub state: &'a mut SeriesState,
+    pub state: &'a mut Scorers,
+    /// The hours of its week.
+    pub week: Week<'a>,
     /// Where it stands.
     pub deviation: &'a mut DeviationState,
     /// When the value is of.
@@ -48,13 +50,13 @@ impl Observed for Observation<'_> {
     }
 
     #[inline(always)]
-    fn state(&self) -> &SeriesState {
+    fn state(&self) -> &Scorers {
         self.state
     }
 
     #[inline(always)]
-    fn state_mut(&mut self) -> &mut SeriesState {
-        self.state
+    fn parts(&mut self) -> (&mut Scorers, Week<'_>) {
+        (self.state, self.week)
     }
 }
 
@@ -106,6 +108,7 @@ cpufeatures::new!(avx2, "avx2");
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::score::SeriesState;
     use proptest::prelude::*;
     use std::{format, string::String, vec::Vec};
     use vedette_common::WallMs;
@@ -118,14 +121,8 @@ mod tests {
     fn observation(series: &mut Series, (at_ms, value, rests): Given) -> Observation<'_> {
         let learning = if rests { Learning::SeasonRests } else { Learning::Normal };
         let moment = Moment::new(WallMs(at_ms), 3_600);
-        Observation {
-            state: &mut series.0,
-            deviation: &mut series.1,
-            moment,
-            value,
-            learning,
-            in_event: rests,
-        }
+        let (state, week) = series.0.parts();
+        Observation { state, week, deviation: &mut series.1, moment, value, learning, in_event: rests }
     }
 
     /// Values of eight kinds: lively, counts, signed, constant, rare, huge, stuck and garbage.

@@ -557,8 +557,10 @@ mod tests {
     /// Follows one observation of which this was said.
     fn step(state: &mut DeviationState, at: WallMs, x: f32, score: &Score) -> Option<Course> {
         let mut series = SeriesState::new(1);
+        let (scorers, week) = series.parts();
         let observation = Observation {
-            state: &mut series,
+            state: scorers,
+            week,
             deviation: state,
             moment: Moment::new(at, 0),
             value: x.into(),

@@ -23,12 +23,11 @@ const fn entry(hash: u64, position: u32) -> u32 {
 }
 
 impl<'m> Index<'m> {
-    /// An empty index over [`cells_for`] cells; with fewer, a power of two less than that is used.
+    /// An empty index over [`cells_for`] cells, all of them 0; with fewer, a power of two less than that is used.
     pub fn new(cells: &'m mut [u32]) -> Self {
         let usable = if cells.is_empty() { 0 } else { 1 << cells.len().ilog2() };
-        let cells = &mut cells[..usable];
-        cells.fill(0);
-        Self { cells }
+        // They are not filled here: memory that nobody wrote to is none.
+        Self { cells: &mut cells[..usable] }
     }
 
     fn home(&self, hash: u64) -> usize {

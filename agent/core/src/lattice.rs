@@ -3,6 +3,7 @@
 //! It must never keep what no series uses: rows are freed with their last user, cells at the next close of a
 //! window. The hard case is that windows overlap while late observations are awaited, so each row sums for two.
 use crate::names::{NameId, Names, NamesFull};
+use crate::room::{Room, Vacant};
 
 const NONE: u32 = u32::MAX;
 
@@ -71,7 +72,7 @@ impl Cell {
 }
 
 impl Row {
-    /// An unused row: what memory is filled with at start.
+    /// An unused row.
     pub const fn free() -> Self {
         let none = Sums { observed: 0.0, expected: 0.0, count: 0, seen: 0 };
         Self { metric: NameId::NONE, cell: NONE, next: NONE, users: 0, sums: [none; 2] }
@@ -105,8 +106,9 @@ impl From<NamesFull> for LatticeFull {
 #[derive(Debug)]
 pub(crate) struct Lattice<'m> {
     pub(crate) cells: &'m mut [Cell],
-    pub(crate) rows: &'m mut [Row],
+    pub(crate) rows: Room<'m, Row>,
     overflow: NameId,
+    /// The first of the rows that are free again; those never used come after them.
     free_row: u32,
     cells_used: u32,
     /// One past the last cell that was ever used.
@@ -118,17 +120,12 @@ impl<'m> Lattice<'m> {
     /// No cells yet; needs room for one name.
     pub(crate) fn new(
         cells: &'m mut [Cell],
-        rows: &'m mut [Row],
+        rows: &'m mut [Vacant<Row>],
         names: &mut Names<'m>,
     ) -> Result<Self, LatticeFull> {
         cells.fill(Cell::free());
-        let last = rows.len().saturating_sub(1);
-        for (place, row) in rows.iter_mut().enumerate() {
-            *row = Row { next: if place == last { NONE } else { place as u32 + 1 }, ..Row::free() };
-        }
-        let free_row = if rows.is_empty() { NONE } else { 0 };
-        let overflow = names.retain(OVERFLOW_METRIC)?;
-        Ok(Self { cells, rows, overflow, free_row, cells_used: 0, cells_reached: 0, rows_used: 0 })
+        let (rows, overflow) = (Room::new(rows), names.retain(OVERFLOW_METRIC)?);
+        Ok(Self { cells, rows, overflow, free_row: NONE, cells_used: 0, cells_reached: 0, rows_used: 0 })
     }
 
     pub(crate) const fn cells_used(&self) -> u32 {
@@ -186,7 +183,7 @@ impl<'m> Lattice<'m> {
             None => {
                 // The rows of cells still to come are kept for their overflow series.
                 let kept = self.cells.len() as u32 - self.cells_used;
-                if self.rows_used + kept >= self.rows.len() as u32 {
+                if self.rows_used + kept >= self.rows.capacity() as u32 {
                     return Err(LatticeFull);
                 }
                 let metric = names.retain(metric)?;
@@ -268,10 +265,15 @@ impl<'m> Lattice<'m> {
 
     /// Links a free row into a cell; the callers see to it that there is one.
     fn add_row(&mut self, cell: u32, metric: NameId) -> u32 {
-        let place = self.free_row;
         let home = &mut self.cells[cell as usize];
-        self.free_row = self.rows[place as usize].next;
-        self.rows[place as usize] = Row { metric, cell, next: home.first_row, ..Row::free() };
+        let row = Row { metric, cell, next: home.first_row, ..Row::free() };
+        let place = if self.free_row == NONE {
+            self.rows.push(row).expect("there is a row for every metric and cell that is let in") as u32
+        } else {
+            let place = self.free_row;
+            self.free_row = core::mem::replace(&mut self.rows[place as usize], row).next;
+            place
+        };
         home.first_row = place;
         self.rows_used += 1;
         place
@@ -302,13 +304,13 @@ fn retain_all(names: &mut Names<'_>, texts: [&str; 3]) -> Result<[NameId; 3], La
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{key::HashKey, names::NameEntry};
+    use crate::key::HashKey;
 
     #[test]
     fn cells_and_rows_come_and_go_with_their_users() {
-        let (mut arena, mut entries, mut index) = ([0; 256], [NameEntry::default(); 16], [0; 32]);
+        let (mut arena, mut entries, mut index) = ([0; 256], [const { Vacant::new() }; 16], [0; 32]);
         let mut names = Names::new(HashKey::new(1), &mut arena, &mut entries, &mut index);
-        let (mut cells, mut rows) = ([Cell::free(), Cell::free()], [const { Row::free() }; 4]);
+        let (mut cells, mut rows) = ([Cell::free(), Cell::free()], [const { Vacant::new() }; 4]);
         let mut lattice = Lattice::new(&mut cells, &mut rows, &mut names).unwrap();
         let uk = lattice.cell(&mut names, ["uk", "tv", "a"], 0).unwrap();
         let de = lattice.cell(&mut names, ["de", "tv", "a"], 1).unwrap();

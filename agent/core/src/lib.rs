@@ -1,7 +1,7 @@
 //! The deterministic core of the agent: parse, series table, scorers, summaries, spool, link.
 //!
 //! It must never see a clock, a socket, a file or a source of randomness: `now` and seeds are arguments. The
-//! hard case is that it allocates nothing: memory is lent by the shell, once, at start.
+//! hard case is that it allocates nothing: memory is lent by the shell, once, at start, and not touched before it is used.
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -27,6 +27,7 @@ pub mod pending;
 pub mod pipeline;
 pub mod prefetch;
 mod region;
+pub mod room;
 pub mod score;
 pub mod settings;
 pub mod spool;

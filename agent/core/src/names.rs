@@ -7,6 +7,7 @@ use core::str;
 use crate::{
     index::{self, Index},
     key::HashKey,
+    room::{Room, Vacant},
 };
 
 /// Stands for one name; valid while the name has a user.
@@ -39,7 +40,8 @@ pub struct Names<'m> {
     arena: &'m mut [u8],
     used: usize,
     dead: usize,
-    entries: &'m mut [NameEntry],
+    entries: Room<'m, NameEntry>,
+    /// The first of the entries that are free again; those never used come after them.
     free: u32,
     index: Index<'m>,
 }
@@ -54,17 +56,12 @@ impl<'m> Names<'m> {
     pub fn new(
         key: HashKey,
         arena: &'m mut [u8],
-        entries: &'m mut [NameEntry],
+        entries: &'m mut [Vacant<NameEntry>],
         index: &'m mut [u32],
     ) -> Self {
         debug_assert!(index.len() >= index::cells_for(entries.len()));
-        let last = entries.len().saturating_sub(1);
-        for (place, entry) in entries.iter_mut().enumerate() {
-            *entry =
-                NameEntry { offset: if place == last { NONE } else { place as u32 + 1 }, users: 0, hash: 0 };
-        }
-        let free = if entries.is_empty() { NONE } else { 0 };
-        Self { key, arena, used: 0, dead: 0, entries, free, index: Index::new(index) }
+        let entries = Room::new(entries);
+        Self { key, arena, used: 0, dead: 0, entries, free: NONE, index: Index::new(index) }
     }
 
     fn hash(&self, text: &str) -> u32 {
@@ -110,7 +107,7 @@ impl<'m> Names<'m> {
     fn add(&mut self, text: &str) -> Result<NameId, NamesFull> {
         let length = u8::try_from(text.len()).map_err(|_| NamesFull)?;
         let needed = HEADER_BYTES + text.len();
-        if self.free == NONE {
+        if self.free == NONE && self.entries.len() == self.entries.capacity() {
             return Err(NamesFull);
         }
         if self.arena.len() - self.used < needed {
@@ -120,10 +117,8 @@ impl<'m> Names<'m> {
             }
             self.pack();
         }
-        let place = self.free;
         let hash = self.hash(text);
-        self.free = self.entries[place as usize].offset;
-        self.entries[place as usize] = NameEntry { offset: self.used as u32, users: 0, hash };
+        let place = self.place(NameEntry { offset: self.used as u32, users: 0, hash })?;
         let room = &mut self.arena[self.used..self.used + needed];
         room[..4].copy_from_slice(&place.to_le_bytes());
         room[4] = length;
@@ -131,6 +126,18 @@ impl<'m> Names<'m> {
         self.used += needed;
         self.index.insert(spread(hash), place);
         Ok(NameId(place))
+    }
+
+    /// Gives an entry a place.
+    fn place(&mut self, entry: NameEntry) -> Result<u32, NamesFull> {
+        if self.free == NONE {
+            return self.entries.push(entry).map(|place| place as u32).ok_or(NamesFull);
+        }
+        let place = self.free;
+        let known = &mut self.entries[place as usize];
+        self.free = known.offset;
+        *known = entry;
+        Ok(place)
     }
 
     /// One user less; the last one frees the name.
@@ -182,7 +189,7 @@ mod tests {
     proptest! {
         #[test]
         fn names_live_as_long_as_their_users(steps in proptest::collection::vec((0usize..12, any::<bool>()), 0..300)) {
-            let (mut arena, mut entries, mut index) = ([0; 120], [NameEntry::default(); 8], [0; 16]);
+            let (mut arena, mut entries, mut index) = ([0; 120], [const { Vacant::new() }; 8], [0; 16]);
             let mut names = Names::new(HashKey::new(3), &mut arena, &mut entries, &mut index);
             let mut model: BTreeMap<usize, (NameId, u32)> = BTreeMap::new();
             for (number, retain) in steps {
@@ -206,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_full_arena_is_packed() {
-        let (mut arena, mut entries, mut index) = ([0; 64], [NameEntry::default(); 8], [0; 16]);
+        let (mut arena, mut entries, mut index) = ([0; 64], [const { Vacant::new() }; 8], [0; 16]);
         let mut names = Names::new(HashKey::new(3), &mut arena, &mut entries, &mut index);
         for round in 0..100 {
             let id = names.retain(&format!("name-{round:03}-{}", "x".repeat(12))).unwrap();

@@ -15,7 +15,7 @@ use crate::{
     parse::statsd,
     pending::{Pending, Placed},
     pipeline::Pipeline,
-    score::{Learning, Moment, Score, SeriesState},
+    score::{Learning, Moment, Score, Scorers},
     table::Origin,
 };
 
@@ -62,9 +62,10 @@ impl Pipeline<'_> {
         }
         let step_ms = at.0.saturating_sub(slot.last_ms);
         (slot.last_ms, slot.seen_s) = (at.0, arrival.seen_s());
-        slot.state.prefetch_week(Moment::new(at, self.regions.offset_s(slot.region)));
+        let (moment, may_count) = (Moment::new(at, self.regions.offset_s(slot.region)), slot.may_count());
+        self.table.prefetch_week(place, moment);
         let due = Due { place, window: arrival.window, at, value, anew: false };
-        if slot.may_count() { self.count(due, step_ms) } else { Ok(due) }
+        if may_count { self.count(due, step_ms) } else { Ok(due) }
     }
 
     /// Takes a value of what is a counter, or may turn out to be one.
@@ -85,7 +86,7 @@ impl Pipeline<'_> {
         if let Some(course) = slot.deviation.ended(in_event) {
             self.note_deviation(due.place, due.window, course, due.value, &Score::default());
         }
-        self.table.slot_mut(due.place).begin_anew();
+        self.table.begin_anew(due.place);
     }
 
     /// Puts a value beside others that are due; scores those first when there is no room.
@@ -160,16 +161,16 @@ impl Pipeline<'_> {
     /// Scores dues at these places; `false` if two are the same, and then nothing was done.
     #[inline]
     fn score_at(&mut self, places: [usize; LANES], dues: &[Due]) -> bool {
-        let Some(slots) = self.table.slots_mut(places) else { return false };
+        let Some(slots) = self.table.parts(places) else { return false };
         let mut observations: heapless::Vec<Observation<'_>, LANES> = slots
             .into_iter()
             .zip(dues)
-            .map(|(slot, due)| {
+            .map(|((slot, week), due)| {
                 let in_event = self.regions.in_event(slot.region, due.at);
                 let learning = learning(in_event, slot.deviation.is_stuck());
                 let moment = Moment::new(due.at, self.regions.offset_s(slot.region));
                 let (state, deviation) = (&mut slot.state, &mut slot.deviation);
-                Observation { state, deviation, moment, value: due.value, learning, in_event }
+                Observation { state, week, deviation, moment, value: due.value, learning, in_event }
             })
             .collect();
         let outcomes = batch::observe(&self.settings.deviation, &mut observations);
@@ -189,12 +190,13 @@ impl Pipeline<'_> {
         if due.anew {
             self.begin_anew(&due);
         }
-        let slot = self.table.slot_mut(due.place);
+        let [(slot, week)] =
+            self.table.parts([due.place as usize]).expect("a place is not another than itself");
         let in_event = self.regions.in_event(slot.region, due.at);
         let learning = learning(in_event, slot.deviation.is_stuck());
         let moment = Moment::new(due.at, self.regions.offset_s(slot.region));
         let (state, deviation) = (&mut slot.state, &mut slot.deviation);
-        let one = Observation { state, deviation, moment, value: due.value, learning, in_event };
+        let one = Observation { state, week, deviation, moment, value: due.value, learning, in_event };
         let outcome = batch::observe_one(&self.settings.deviation, one);
         let score = outcome.scores.score(0);
         self.sum(&due, score.ready, score.expected);
@@ -235,18 +237,17 @@ impl Pipeline<'_> {
             }
             return;
         }
-        let Some(lender) = self.cohorts.find(row).filter(|lender| *lender != place) else { return };
-        let lender = self.table.slot(lender);
+        let Some(lends) = self.cohorts.find(row).filter(|lends| *lends != place) else { return };
+        let lender = self.table.slot(lends);
         if lender.row != row || !lender.state.can_lend() {
             return;
         }
         if lender.origin == slot.origin {
             let moment = Moment::new(due.at, self.regions.offset_s(slot.region));
-            let state = lender.state.clone();
-            self.table.slot_mut(place).state.borrow(&state, moment);
+            self.table.borrow(place, lends, moment);
             self.counts.borrowed += 1;
         } else if lender.origin == Origin::LearnedCounter {
-            self.table.slot_mut(place).trust_neighbours(SeriesState::BORROWS_AT as u16);
+            self.table.slot_mut(place).trust_neighbours(Scorers::BORROWS_AT as u16);
         }
     }
 
@@ -354,6 +355,7 @@ mod tests {
         let lengths = settings.lengths();
         let memory = PipelineMemory {
             slots: leak(lengths.slots),
+            weeks: leak(lengths.weeks),
             index: leak(lengths.index),
             names: leak(lengths.names),
             name_bytes: leak(lengths.name_bytes),
@@ -402,6 +404,7 @@ mod tests {
         let states = |of: &Pipeline<'_>| -> Vec<String> {
             (0..of.table.slots()).map(|place| format!("{:?}", of.table.slot(place).state)).collect()
         };
+        assert!(whole.table.weeks() == cut.table.weeks(), "the hours of one of the weeks differ");
         assert!(states(&whole) == states(&cut), "one of the states differs");
     }
 }

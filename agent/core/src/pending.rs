@@ -8,6 +8,7 @@ use vedette_common::{
 };
 
 use crate::names::NameId;
+use crate::room::{Room, Vacant};
 
 /// One deviation of one series in one window. 56 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +89,7 @@ pub(crate) enum Placed {
 /// The deviations that wait, in the order of their coming as long as there is room.
 #[derive(Debug)]
 pub(crate) struct Queue<'m> {
-    waiting: &'m mut [Pending],
+    waiting: Room<'m, Pending>,
     length: usize,
     ongoing: usize,
     /// Where the search for one that gives way goes on, so that a storm costs one step each.
@@ -96,8 +97,8 @@ pub(crate) struct Queue<'m> {
 }
 
 impl<'m> Queue<'m> {
-    pub(crate) fn new(waiting: &'m mut [Pending]) -> Self {
-        Self { waiting, length: 0, ongoing: 0, search: 0 }
+    pub(crate) fn new(waiting: &'m mut [Vacant<Pending>]) -> Self {
+        Self { waiting: Room::new(waiting), length: 0, ongoing: 0, search: 0 }
     }
 
     pub(crate) const fn len(&self) -> usize {
@@ -124,8 +125,11 @@ impl<'m> Queue<'m> {
     /// Adds one.
     pub(crate) fn push(&mut self, new: Pending) -> Placed {
         let is_ongoing = new.course.phase == Phase::Ongoing;
-        if self.length < self.waiting.len() {
-            self.waiting[self.length] = new;
+        if self.length < self.waiting.capacity() {
+            match self.waiting.get_mut(self.length) {
+                Some(place) => *place = new,
+                None => _ = self.waiting.push(new),
+            }
             self.length += 1;
             self.ongoing += usize::from(is_ongoing);
             return Placed::At((self.length - 1) as u16);
@@ -181,7 +185,7 @@ mod tests {
 
     #[test]
     fn ongoing_ones_give_way_and_onsets_never() {
-        let mut memory = vec![Pending::default(); 3];
+        let mut memory = vec![Vacant::new(); 3];
         let mut queue = Queue::new(&mut memory);
         for (slot, phase) in [(0, Phase::Onset), (1, Phase::Ongoing), (2, Phase::Ongoing)] {
             assert!(
@@ -198,7 +202,7 @@ mod tests {
 
     #[test]
     fn closing_a_window_keeps_the_other() {
-        let mut memory = vec![Pending::default(); 8];
+        let mut memory = vec![Vacant::new(); 8];
         let mut queue = Queue::new(&mut memory);
         for slot in 0..6 {
             queue.push(Pending { window: (slot % 2) as u8, ..pending(slot, Phase::Onset) });

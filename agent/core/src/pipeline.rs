@@ -107,7 +107,7 @@ impl<'m> Pipeline<'m> {
             return Err(SettingsError::MemoryMismatch);
         }
         let key = HashKey::new(seed);
-        let PipelineMemory { slots, index, names, name_bytes, cells, rows, pending } = memory;
+        let PipelineMemory { slots, weeks, index, names, name_bytes, cells, rows, pending } = memory;
         let each = cells_for(slots.len());
         let (identities, index) = index.split_at_mut(each);
         let (spellings, index) = index.split_at_mut(each);
@@ -115,7 +115,7 @@ impl<'m> Pipeline<'m> {
         let lattice = Lattice::new(cells, rows, &mut names).map_err(|_| SettingsError::MemoryMismatch)?;
         Ok(Self {
             key,
-            table: SeriesTable::new(slots, identities, spellings, settings.series_max),
+            table: SeriesTable::new(slots, weeks, identities, spellings, settings.series_max),
             names,
             lattice,
             queue: Queue::new(pending),

@@ -13,7 +13,8 @@ use crate::{
     metric::MetricRules,
     names::NameEntry,
     pending::Pending,
-    table::Slot,
+    room::Vacant,
+    table::{Slot, weeks_for},
 };
 
 /// How a pipeline is bounded and when it gives up waiting.
@@ -81,6 +82,8 @@ pub enum SettingsError {
 pub struct PipelineLengths {
     /// Series and overflow series.
     pub slots: usize,
+    /// Hours of their weeks.
+    pub weeks: usize,
     /// Cells of all three indices.
     pub index: usize,
     /// Entries for names.
@@ -99,19 +102,21 @@ pub struct PipelineLengths {
 #[derive(Debug)]
 pub struct PipelineMemory<'m> {
     /// Series and overflow series.
-    pub slots: &'m mut [Slot],
+    pub slots: &'m mut [Vacant<Slot>],
+    /// Hours of their weeks: where the memory comes from untouched it stays so until a series lives through an hour.
+    pub weeks: &'m mut [i8],
     /// Cells of all three indices.
     pub index: &'m mut [u32],
     /// Entries for names.
-    pub names: &'m mut [NameEntry],
+    pub names: &'m mut [Vacant<NameEntry>],
     /// Bytes of names.
     pub name_bytes: &'m mut [u8],
     /// Cells of the lattice.
     pub cells: &'m mut [Cell],
     /// Rows of the lattice.
-    pub rows: &'m mut [Row],
+    pub rows: &'m mut [Vacant<Row>],
     /// Deviations that wait.
-    pub pending: &'m mut [Pending],
+    pub pending: &'m mut [Vacant<Pending>],
 }
 
 impl Default for PipelineSettings {
@@ -174,6 +179,7 @@ impl PipelineSettings {
         let slots = self.series_max as usize + self.cells_max as usize;
         PipelineLengths {
             slots,
+            weeks: weeks_for(slots),
             index: 2 * index::cells_for(slots) + index::cells_for(self.names_max as usize),
             names: self.names_max as usize,
             name_bytes: self.name_bytes_max as usize,
@@ -187,6 +193,7 @@ impl PipelineSettings {
     pub const fn memory_bytes(&self) -> usize {
         let lengths = self.lengths();
         lengths.slots * size_of::<Slot>()
+            + lengths.weeks
             + lengths.index * size_of::<u32>()
             + lengths.names * size_of::<NameEntry>()
             + lengths.name_bytes
@@ -201,6 +208,7 @@ impl PipelineMemory<'_> {
     pub const fn lengths(&self) -> PipelineLengths {
         PipelineLengths {
             slots: self.slots.len(),
+            weeks: self.weeks.len(),
             index: self.index.len(),
             names: self.names.len(),
             name_bytes: self.name_bytes.len(),
@@ -214,6 +222,7 @@ impl PipelineMemory<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::SLOT_BYTES;
 
     #[test]
     fn the_defaults_are_in_range() {
@@ -233,6 +242,6 @@ mod tests {
     fn a_series_costs_its_slot_and_less_than_a_hundred_bytes() {
         let bytes = |series| PipelineSettings::for_series(series).memory_bytes();
         let each = (bytes(2_000_000) - bytes(1_000_000)) / 1_000_000;
-        assert!(each < size_of::<Slot>() + 100, "{each}");
+        assert!(each < SLOT_BYTES + 100, "{each}");
     }
 }

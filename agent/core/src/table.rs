@@ -4,13 +4,16 @@
 //! hard case is speed: a line whose spelling was seen before costs one hash, one probe and one slot, without
 //! looking into its tags; only a new spelling is parsed and brought into canonical form. A spelling is
 //! recognised by a keyed 64-bit hash: that two of a million are equal by chance has a probability of 3 in 10^8.
+use core::cell::Cell;
+
 use crate::{
     deviation::{DeviationState, Interest},
     index::{self, Index},
     names::NameId,
     parse::statsd,
-    prefetch::prefetch_first,
-    score::SeriesState,
+    prefetch::prefetch,
+    room::{Room, Vacant},
+    score::{Moment, Scorers, WEEK, Week},
 };
 
 /// No place in the table.
@@ -18,8 +21,9 @@ pub(crate) const NO_PLACE: u32 = u32::MAX;
 /// Silence is measured in this many steps to find who was silent longest.
 const SILENCE_STEPS: usize = 64;
 
-/// Bytes of one slot: identity and accumulators (64), the life of a deviation, and the scorers' state.
-pub const SLOT_BYTES: usize = size_of::<Slot>();
+/// Bytes of one series: identity and accumulators (64), the life of a deviation, the scorers' state and the hours of its
+/// week.
+pub const SLOT_BYTES: usize = size_of::<Slot>() + WEEK;
 
 /// Where the values of a series come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,7 +50,12 @@ impl Origin {
     }
 }
 
-/// Everything that is kept for one series. Plain data; [`SLOT_BYTES`].
+/// Bytes of the hours of the weeks of so many slots.
+pub const fn weeks_for(slots: usize) -> usize {
+    slots * WEEK
+}
+
+/// Everything that is kept for one series but the hours of its week. Plain data.
 #[repr(C)]
 #[derive(Clone, Debug)]
 pub struct Slot {
@@ -69,11 +78,11 @@ pub struct Slot {
     pub(crate) region: u8,
     pub(crate) origin: Origin,
     pub(crate) deviation: DeviationState,
-    pub(crate) state: SeriesState,
+    pub(crate) state: Scorers,
 }
 
 impl Slot {
-    /// A free slot: what memory is filled with at start.
+    /// A free slot.
     pub const fn free() -> Self {
         Self {
             identity: [0; 2],
@@ -89,14 +98,8 @@ impl Slot {
             region: 0,
             origin: Origin::Free,
             deviation: DeviationState::new(Interest::Both),
-            state: SeriesState::free(),
+            state: Scorers::free(),
         }
-    }
-
-    /// Scorers that have seen nothing.
-    pub(crate) fn begin_anew(&mut self) {
-        self.deviation.begin_anew();
-        self.state = SeriesState::new(self.identity[0] as u32);
     }
 
     fn is_identity(&self, identity: u128) -> bool {
@@ -129,12 +132,13 @@ pub(crate) struct NewSeries {
 /// The slots and the two ways to them.
 #[derive(Debug)]
 pub struct SeriesTable<'m> {
-    slots: &'m mut [Slot],
+    slots: Room<'m, Slot>,
+    /// The hours of the week of every slot; those of one hour stand together.
+    weeks: &'m mut [i8],
     by_identity: Index<'m>,
     by_spelling: Index<'m>,
+    /// The first of the slots that are free again; those never used come after them.
     free: u32,
-    /// One past the last slot that was ever used.
-    reached: u32,
     series_max: u32,
     series: u32,
     folded: u32,
@@ -143,10 +147,11 @@ pub struct SeriesTable<'m> {
 }
 
 impl<'m> SeriesTable<'m> {
-    /// An empty table for `series_max` series; the slots beyond those are kept for overflow series.
-    /// Each index needs [`index::cells_for`] as many cells as there are slots.
+    /// An empty table for `series_max` series; the slots beyond those are kept for overflow series. `weeks` has
+    /// [`weeks_for`] as many zeros. Each index needs [`index::cells_for`] as many cells as there are slots.
     pub fn new(
-        slots: &'m mut [Slot],
+        slots: &'m mut [Vacant<Slot>],
+        weeks: &'m mut [i8],
         identities: &'m mut [u32],
         spellings: &'m mut [u32],
         series_max: u32,
@@ -154,14 +159,10 @@ impl<'m> SeriesTable<'m> {
         debug_assert!(
             slots.len() <= index::POSITIONS_MAX && identities.len() >= index::cells_for(slots.len())
         );
-        let last = slots.len().saturating_sub(1);
-        for (place, slot) in slots.iter_mut().enumerate() {
-            *slot = Slot { row: if place == last { NO_PLACE } else { place as u32 + 1 }, ..Slot::free() };
-        }
         Self {
-            free: if slots.is_empty() { NO_PLACE } else { 0 },
-            slots,
-            reached: 0,
+            free: NO_PLACE,
+            slots: Room::new(slots),
+            weeks,
             by_identity: Index::new(identities),
             by_spelling: Index::new(spellings),
             series_max,
@@ -182,8 +183,8 @@ impl<'m> SeriesTable<'m> {
     }
 
     /// How many slots to walk: those beyond were never used, however many there are.
-    pub(crate) const fn slots(&self) -> u32 {
-        self.reached
+    pub(crate) fn slots(&self) -> u32 {
+        self.slots.len() as u32
     }
 
     pub(crate) fn slot(&self, place: u32) -> &Slot {
@@ -195,10 +196,48 @@ impl<'m> SeriesTable<'m> {
         &mut self.slots[place as usize]
     }
 
-    /// Several slots at once; `None` unless they are different ones.
+    /// Several slots at once, with the hours of their weeks; `None` unless they are different ones.
     #[inline]
-    pub(crate) fn slots_mut<const N: usize>(&mut self, places: [usize; N]) -> Option<[&mut Slot; N]> {
-        self.slots.get_disjoint_mut(places).ok()
+    pub(crate) fn parts<const N: usize>(&mut self, places: [usize; N]) -> Option<[(&mut Slot, Week<'_>); N]> {
+        let (series, weeks) = (self.slots.capacity(), Cell::from_mut(&mut *self.weeks).as_slice_of_cells());
+        let slots = self.slots.get_disjoint_mut(places).ok()?;
+        let mut at = places.into_iter();
+        Some(slots.map(|slot| (slot, Week::among(weeks, series, at.next().unwrap_or_default()))))
+    }
+
+    /// The hours of the weeks of all slots.
+    #[cfg(test)]
+    pub(crate) fn weeks(&self) -> &[i8] {
+        self.weeks
+    }
+
+    /// The hours of the week of the slot at `place`.
+    fn week(&mut self, place: u32) -> Week<'_> {
+        let series = self.slots.capacity();
+        Week::among(Cell::from_mut(&mut *self.weeks).as_slice_of_cells(), series, place as usize)
+    }
+
+    /// Scorers that have seen nothing.
+    pub(crate) fn begin_anew(&mut self, place: u32) {
+        self.week(place).clear();
+        let slot = self.slot_mut(place);
+        slot.deviation.begin_anew();
+        slot.state = Scorers::new(slot.identity[0] as u32);
+    }
+
+    /// Lets the series at `place` take over the seasons of the one at `lender`.
+    #[cold]
+    pub(crate) fn borrow(&mut self, place: u32, lender: u32, moment: Moment) {
+        let Some([(slot, week), (donor, theirs)]) = self.parts([place as usize, lender as usize]) else {
+            return;
+        };
+        slot.state.borrow(week, (&donor.state, theirs), moment);
+    }
+
+    /// Asks memory for the hours of the week around a moment.
+    #[inline]
+    pub(crate) fn prefetch_week(&mut self, place: u32, moment: Moment) {
+        self.week(place).prefetch(moment);
     }
 
     /// The slot whose latest spelling has this hash.
@@ -213,13 +252,12 @@ impl<'m> SeriesTable<'m> {
         self.by_spelling.prefetch(spelling);
     }
 
-    /// Asks memory for the slot that most likely has this spelling, without looking into it, but not for the hours of its
-    /// week; [`NO_PLACE`] if none has.
+    /// Asks memory for the slot that most likely has this spelling, without looking into it; [`NO_PLACE`] if none has.
     #[inline]
     pub(crate) fn prefetch_slot(&self, spelling: u64) -> u32 {
         let hint = self.by_spelling.find(spelling, |_| true).unwrap_or(NO_PLACE);
         if let Some(slot) = self.slots.get(hint as usize) {
-            prefetch_first(slot, core::mem::offset_of!(Slot, state) + SeriesState::BYTES_WITHOUT_WEEK);
+            prefetch(slot);
         }
         hint
     }
@@ -256,29 +294,44 @@ impl<'m> SeriesTable<'m> {
     }
 
     /// Whether an ordinary series still finds a slot.
-    pub(crate) const fn is_full(&self) -> bool {
-        self.series >= self.series_max || self.free == NO_PLACE
+    pub(crate) fn is_full(&self) -> bool {
+        self.series >= self.series_max || self.is_used_up()
+    }
+
+    /// Whether no slot is free.
+    fn is_used_up(&self) -> bool {
+        self.free == NO_PLACE && self.slots.len() == self.slots.capacity()
     }
 
     /// Gives a series a slot; `None` when there is none left.
     pub(crate) fn insert(&mut self, new: NewSeries) -> Option<u32> {
         let ordinary = new.origin != Origin::Overflow;
-        if self.free == NO_PLACE || ordinary && self.is_full() {
+        if ordinary && self.is_full() {
             return None;
         }
-        let place = self.free;
-        self.reached = self.reached.max(place + 1);
+        let place = self.take_free()?;
         let identity = halves(new.identity);
         let slot = &mut self.slots[place as usize];
-        self.free = slot.row;
         *slot = Slot { identity, row: new.row, tags: new.tags, region: new.region, ..Slot::free() };
         slot.origin = new.origin;
         slot.deviation = DeviationState::new(new.interest);
         slot.seen_s = new.seen_s;
-        slot.state = SeriesState::new(identity[0] as u32);
+        slot.state = Scorers::new(identity[0] as u32);
         self.by_identity.insert(identity[0], place);
         self.series += u32::from(ordinary);
         self.folded += u32::from(matches!(new.origin, Origin::Folded(_)));
+        Some(place)
+    }
+
+    /// A slot that nothing uses, the hours of its week clear.
+    fn take_free(&mut self) -> Option<u32> {
+        if self.free == NO_PLACE {
+            // One that was never used has no hours yet, and no memory of them is touched before it has some.
+            return self.slots.push(Slot::free()).map(|place| place as u32);
+        }
+        let place = self.free;
+        self.free = self.slot(place).row;
+        self.week(place).clear();
         Some(place)
     }
 
@@ -356,9 +409,9 @@ mod tests {
 
     fn with_table(series_max: u32, test: impl FnOnce(&mut SeriesTable<'_>)) {
         let slots = series_max as usize + 2;
-        let mut memory = vec![Slot::free(); slots];
+        let (mut memory, mut weeks) = (vec![Vacant::new(); slots], vec![0; weeks_for(slots)]);
         let (mut a, mut b) = (vec![0; index::cells_for(slots)], vec![0; index::cells_for(slots)]);
-        test(&mut SeriesTable::new(&mut memory, &mut a, &mut b, series_max));
+        test(&mut SeriesTable::new(&mut memory, &mut weeks, &mut a, &mut b, series_max));
     }
 
     #[test]
@@ -375,6 +428,20 @@ mod tests {
             table.remove(place);
             assert_eq!((table.find(5 << 64 | 9), table.find_spelling(78)), (None, None));
             assert_eq!(table.find(6 << 64 | 9), Some(other));
+        });
+    }
+
+    #[test]
+    fn a_series_in_the_place_of_another_has_no_hours_yet() {
+        with_table(2, |table| {
+            let place = table.insert(new(1, 0)).unwrap();
+            let other = table.insert(new(2, 0)).unwrap();
+            for place in [place, other] {
+                table.weeks[place as usize + 3 * table.slots.capacity()] = 7;
+            }
+            table.remove(place);
+            assert_eq!(table.insert(new(3, 0)), Some(place));
+            assert_eq!(table.weeks.iter().map(|factor| i32::from(*factor)).sum::<i32>(), 7);
         });
     }
 

@@ -45,8 +45,10 @@ impl Watch {
     }
 
     fn observe(&mut self, at: WallMs, value: f64) -> Option<Course> {
+        let (state, week) = self.series.parts();
         let one = Observation {
-            state: &mut self.series,
+            state,
+            week,
             deviation: &mut self.deviation,
             moment: Moment::new(at, 0),
             value,

@@ -222,7 +222,8 @@ fn score_block(
 
 fn observation(one: &mut Scored, value: f64, moment: Moment) -> Observation<'_> {
     let Scored { state, deviation } = one;
-    Observation { state, deviation, moment, value, learning: Learning::Normal, in_event: false }
+    let ((state, week), learning) = (state.parts(), Learning::Normal);
+    Observation { state, week, deviation, moment, value, learning, in_event: false }
 }
 
 /// All numbers below `length`, shuffled: a linear congruential generator with a full period over the next power of

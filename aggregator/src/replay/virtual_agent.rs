@@ -153,6 +153,7 @@ fn lend(settings: &PipelineSettings) -> PipelineMemory<'static> {
     let lengths = settings.lengths();
     PipelineMemory {
         slots: leak(lengths.slots),
+        weeks: leak(lengths.weeks),
         index: leak(lengths.index),
         names: leak(lengths.names),
         name_bytes: leak(lengths.name_bytes),

@@ -3,7 +3,6 @@
 //! It must never lose a sample silently: what the pipeline refuses, it counts. The hard case is memory: the pipeline's
 //! comes from the caller, in lengths that follow from the limits.
 
-use core::array::from_fn;
 use core::fmt::Write;
 
 use vedette_agent_core::index::cells_for;
@@ -13,7 +12,8 @@ use vedette_agent_core::names::NameEntry;
 use vedette_agent_core::parse::{Format, Precision};
 use vedette_agent_core::pending::Pending;
 use vedette_agent_core::pipeline::{Pipeline, PipelineMemory, PipelineSettings};
-use vedette_agent_core::table::Slot;
+use vedette_agent_core::room::Vacant;
+use vedette_agent_core::table::{SLOT_BYTES, weeks_for};
 use vedette_common::limits::FRAME_BYTES_MAX;
 use vedette_common::wire::{Summary, encode};
 use vedette_common::{BootId, Lane, MonoMs, Now, RecordKey, Sequence, WallMs};
@@ -34,7 +34,7 @@ const ROWS: usize = METRICS_MAX + CELLS_MAX;
 
 /// All memory that the pipeline works in, the summary and the frame that are made of it included.
 pub(crate) const PIPELINE_BYTES: usize = size_of::<Pipeline<'_>>()
-    + SLOTS * size_of::<Slot>()
+    + SLOTS * SLOT_BYTES
     + INDEX * size_of::<u32>()
     + NAMES_MAX * size_of::<NameEntry>()
     + NAME_BYTES_MAX
@@ -65,12 +65,14 @@ pub(crate) enum Input {
 const LINES_BYTES: usize = 256;
 
 pub(crate) fn of_recording(input: Input) -> Sent {
-    let (mut slots, mut index) = (from_fn::<_, SLOTS, _>(|_| Slot::free()), [0; INDEX]);
-    let (mut names, mut name_bytes) = ([NameEntry::default(); NAMES_MAX], [0; NAME_BYTES_MAX]);
-    let (mut cells, mut rows) = ([Cell::default(); CELLS_MAX], from_fn::<_, ROWS, _>(|_| Row::default()));
-    let mut pending = [Pending::default(); PENDING_MAX];
+    let (mut slots, mut index) = ([const { Vacant::new() }; SLOTS], [0; INDEX]);
+    let mut weeks = [0; weeks_for(SLOTS)];
+    let (mut names, mut name_bytes) = ([const { Vacant::new() }; NAMES_MAX], [0; NAME_BYTES_MAX]);
+    let (mut cells, mut rows) = ([Cell::default(); CELLS_MAX], [const { Vacant::new() }; ROWS]);
+    let mut pending = [const { Vacant::new() }; PENDING_MAX];
     let memory = PipelineMemory {
         slots: &mut slots,
+        weeks: &mut weeks,
         index: &mut index,
         names: &mut names,
         name_bytes: &mut name_bytes,

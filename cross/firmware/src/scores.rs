@@ -27,8 +27,10 @@ pub(crate) fn of_recording() -> Scores {
         let mut state = SeriesState::new(series as u32 + 1);
         let mut deviation = DeviationState::new(Interest::Both);
         for (at, value) in (0..recording::LENGTH).filter_map(|place| series.observation(place)) {
+            let (state, week) = state.parts();
             let one = Observation {
-                state: &mut state,
+                state,
+                week,
                 deviation: &mut deviation,
                 moment: Moment::new(at, 3_600),
                 value,

@@ -267,6 +267,7 @@ fn scorer(interval_s: i64) -> Scorer {
     let lengths = settings.lengths();
     let memory = PipelineMemory {
         slots: lend(lengths.slots),
+        weeks: lend(lengths.weeks),
         index: lend(lengths.index),
         names: lend(lengths.names),
         name_bytes: lend(lengths.name_bytes),

@@ -12,6 +12,7 @@ use super::cadence::rate;
 use super::echo::{self, Echo};
 use super::season::{self, Moved, Season, Sides, Usual};
 use super::strain::{Pace, Strain};
+use super::week::Week;
 use super::words::words;
 
 /// Time constants, in seconds, of the level, of the ratio and of the usual errors.
@@ -214,8 +215,13 @@ impl Forecast {
     /// Takes over the seasons of a series of the same kind, at its own level: how a day and a week go is no longer
     /// new to it. `donor` has to have learned for a while; `moment` is the time of the latest observation.
     #[cold]
-    pub(super) fn borrow(&mut self, season: &mut Season, donor: (&Self, &Season), sides: &Sides) {
-        let (donor, hours) = donor;
+    pub(super) fn borrow(
+        &mut self,
+        (season, week): (&mut Season, Week<'_>),
+        donor: (&Self, &Season, Week<'_>),
+        sides: &Sides,
+    ) {
+        let (donor, hours, factors) = donor;
         let theirs = donor.ask(sides).season;
         let own = self.level;
         let comparable = theirs.abs() > donor.error_floor() && own.abs() > self.error_floor();
@@ -225,6 +231,7 @@ impl Forecast {
         // As many powers of two as it takes go into the unit, and what is left into the ratio.
         let factor = own / theirs * donor.ratio;
         self.ratio = season.borrow(hours, factor).between(1.0 / RATIO_MAX, RATIO_MAX);
+        week.borrow(factors);
         // A borrowed season errs somewhat more than one of its own; what it is worth shows within hours.
         let relative = donor.season_error / (donor.size + f32::MIN_POSITIVE);
         self.season_error = BORROWED_ERROR * relative * self.size;

@@ -9,7 +9,8 @@ use super::cadence::tenths;
 use super::combine::{self, Surprisals};
 use super::histogram::{self, Histogram, STREAMS};
 use super::season::{Place, Sides};
-use super::state::{Given, Head, Numbers, SeriesState, VALUE_MAX, WORDS};
+use super::state::{Given, Head, Numbers, Scorers, VALUE_MAX, WORDS};
+use super::week::Week;
 use super::words::Block;
 use super::{Direction, Learning, Moment, Score};
 
@@ -18,13 +19,13 @@ pub(crate) trait Observed {
     /// When, what, and whether its forecast may learn.
     fn what(&self) -> (Moment, f64, Learning);
     /// Of its series.
-    fn state(&self) -> &SeriesState;
-    /// Of its series.
-    fn state_mut(&mut self) -> &mut SeriesState;
+    fn state(&self) -> &Scorers;
+    /// Of its series, with the hours of its week.
+    fn parts(&mut self) -> (&mut Scorers, Week<'_>);
 }
 
 /// An observation that nobody follows.
-pub(super) struct Lone<'a>(pub(super) &'a mut SeriesState, pub(super) (Moment, f64, Learning));
+pub(super) struct Lone<'a>(pub(super) (&'a mut Scorers, Week<'a>), pub(super) (Moment, f64, Learning));
 
 impl Observed for Lone<'_> {
     #[inline(always)]
@@ -33,13 +34,13 @@ impl Observed for Lone<'_> {
     }
 
     #[inline(always)]
-    fn state(&self) -> &SeriesState {
-        self.0
+    fn state(&self) -> &Scorers {
+        self.0.0
     }
 
     #[inline(always)]
-    fn state_mut(&mut self) -> &mut SeriesState {
-        self.0
+    fn parts(&mut self) -> (&mut Scorers, Week<'_>) {
+        (self.0.0, self.0.1)
     }
 }
 
@@ -96,19 +97,19 @@ pub(crate) fn step<const N: usize>(seen: &mut [impl Observed]) -> Scores<N> {
     let (mut left, mut scores) = (Left::new(), Scores::new());
     forecast(&brought, &mut block, &mut left, &mut scores);
     for lane in 0..seen.len().min(N) {
-        let state = seen[lane].state_mut();
+        let (state, week) = seen[lane].parts();
         if left.rarely[lane] != 0 {
-            learn_rarely(&brought, lane, state);
+            learn_rarely(&brought, lane, state, week);
         } else {
             let sides = |both: &[[i32; N]; 2]| [both[0][lane], both[1][lane]];
-            state.season.put(brought.places[lane], sides(&left.day), sides(&left.week));
+            state.season.put(week, brought.places[lane], sides(&left.day), sides(&left.week));
         }
         if left.outside[lane] != 0 {
             reach(&mut block, &mut left, lane, state);
         }
     }
     count(seen, &mut block, &left, &mut scores);
-    block.scatter(seen.iter_mut().map(|one| &mut one.state_mut().words));
+    block.scatter(seen.iter_mut().map(|one| &mut one.parts().0.words));
     scores
 }
 
@@ -125,8 +126,9 @@ fn bring<const N: usize>(seen: &mut [impl Observed]) -> Brought<N> {
             (now, place) = (tenths(moment.at.0), Place::new(moment.local_s));
         }
         let x = bounded(value);
-        one.state_mut().tidy(x);
-        let sides = one.state().season.sides(place);
+        let (state, week) = one.parts();
+        state.tidy(week, x);
+        let sides = state.season.sides(week, place);
         brought.x[lane] = x;
         brought.now[lane] = now;
         brought.learns[lane] = u32::from(learning == Learning::Normal);
@@ -232,22 +234,17 @@ fn forecast<const N: usize>(
 /// Lets hours learn more than a move. The words of the series are still those of before the step.
 #[cold]
 #[inline(never)]
-fn learn_rarely<const N: usize>(brought: &Brought<N>, lane: usize, state: &mut SeriesState) {
+fn learn_rarely<const N: usize>(brought: &Brought<N>, lane: usize, state: &mut Scorers, week: Week<'_>) {
     if brought.learns[lane] != 0 {
         let numbers = state.numbers();
-        numbers.learn_hours(&mut state.season, brought.places[lane], &brought.given(lane));
+        numbers.learn_hours((&mut state.season, week), brought.places[lane], &brought.given(lane));
     }
 }
 
 /// Widens the ranges of one lane where they must be.
 #[cold]
 #[inline(never)]
-fn reach<const N: usize>(
-    after: &mut Block<WORDS, N>,
-    left: &mut Left<N>,
-    lane: usize,
-    state: &mut SeriesState,
-) {
+fn reach<const N: usize>(after: &mut Block<WORDS, N>, left: &mut Left<N>, lane: usize, state: &mut Scorers) {
     let mut head: Head = after.read(lane);
     let (_, n, _) = head.draw();
     for stream in 0..STREAMS {
@@ -290,7 +287,7 @@ fn count<const N: usize>(
     let mut halves = [[[0_u32; N]; 2]; STREAMS];
     for (lane, one) in seen.iter_mut().enumerate().take(N) {
         for stream in 0..STREAMS {
-            let counters = &mut one.state_mut().counters[stream];
+            let counters = &mut one.parts().0.counters[stream];
             let [lower, upper] = histogram::weighed(counters, first[stream][lane]);
             halves[stream][0][lane] = lower;
             halves[stream][1][lane] = upper;

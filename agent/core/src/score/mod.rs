@@ -8,7 +8,7 @@
 //! | file | answers |
 //! |---|---|
 //! | `state` | what one series remembers and how one observation passes through it |
-//! | `forecast`, `season`, `cadence` | what was expected now, and how far off such forecasts usually are |
+//! | `forecast`, `season`, `week`, `cadence` | what was expected now, and how far off such forecasts usually are |
 //! | `echo` | what the last errors foretell of the next value, and the band around it |
 //! | `strain` | whether the recent errors are a fault, and how fast to learn meanwhile |
 //! | `derivative` | is the slow trend bending |
@@ -42,6 +42,7 @@ mod strain;
 mod tests;
 mod transpose;
 mod vanish;
+mod week;
 pub(crate) mod words;
 
 use vedette_common::WallMs;
@@ -55,8 +56,10 @@ pub use rest::{Rest, RestSettings};
 pub(crate) use rhythm::{Gap, Rhythm, wrapping_s};
 pub(crate) use spread::Spread;
 pub use standing::Standing;
-pub use state::{SERIES_STATE_BYTES_MAX, SeriesState, VALUE_MAX, WARM_UP_OBSERVATIONS};
+pub use state::{SERIES_STATE_BYTES_MAX, Scorers, SeriesState, VALUE_MAX, WARM_UP_OBSERVATIONS};
 pub(crate) use vanish::Vanish;
+pub(crate) use week::WEEK;
+pub use week::Week;
 
 /// When an observation happened, in the two ways that scoring needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,11 +9,10 @@
 //! corrections arrive on average.
 
 use super::approximate::{Bounded, choose};
-use crate::prefetch::prefetch;
+use super::week::{WEEK, Week};
 
-/// Hours of a day and of a week.
+/// Hours of a day.
 const DAY: usize = 24;
-const WEEK: usize = 168;
 /// Seconds of an hour.
 const HOUR_S: i64 = 3_600;
 /// The Unix epoch was a Thursday; the week here begins with it.
@@ -77,7 +76,7 @@ fn exponent_for(x: f32) -> i8 {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     /// Hours of the week, and the same two as hours of the day.
-    week: [u8; 2],
+    pub(super) week: [u8; 2],
     day: [u8; 2],
     /// The share of the second of them; the first has the rest.
     share: f32,
@@ -216,7 +215,7 @@ pub(super) struct Lesson {
     pub(super) random: u32,
 }
 
-/// An average for each hour of the day and a factor for each hour of the week; 218 bytes.
+/// An average for each hour of the day, and how fine the factors of the week are, which lie elsewhere; 50 bytes.
 #[repr(C)]
 #[derive(Clone, Debug)]
 pub(super) struct Season {
@@ -224,14 +223,12 @@ pub(super) struct Season {
     exponent: i8,
     precision: u8,
     day: [Short; DAY],
-    /// The factors less 1, in units. The last, since an observation looks at two of them only.
-    week: [i8; WEEK],
 }
 
 impl Season {
     pub(super) const fn new() -> Self {
         let exponent = EXPONENT_MIN as i8;
-        Season { day: [UNSEEN; DAY], week: [0; WEEK], exponent, precision: PRECISION_MAX }
+        Season { day: [UNSEEN; DAY], exponent, precision: PRECISION_MAX }
     }
 
     /// Takes over `donor`'s hours, multiplied by a power of two near `factor`; gives what is left of the factor.
@@ -244,25 +241,12 @@ impl Season {
         factor * power_of_two((i32::from(donor.exponent) - exponent).clamp(-126, 127))
     }
 
-    /// Where the hours of the week begin.
-    pub(super) const WEEK_AT: usize = core::mem::offset_of!(Season, week);
-
-    /// Asks memory for the hours of the week around a place.
-    #[inline]
-    pub(super) fn prefetch_week(&self, place: Place) {
-        for hour in place.week {
-            if let Some(factor) = self.week.get(usize::from(hour)) {
-                prefetch(factor);
-            }
-        }
-    }
-
     /// What it holds of the hours around a place.
     #[inline(always)]
-    pub(super) fn sides(&self, place: Place) -> Sides {
+    pub(super) fn sides(&self, week: Week<'_>, place: Place) -> Sides {
         Sides {
             day: place.day.map(|hour| i32::from(self.day[usize::from(hour).min(DAY - 1)])),
-            week: place.week.map(|hour| i32::from(self.week[usize::from(hour).min(WEEK - 1)])),
+            week: place.week.map(|hour| i32::from(week.factor(hour.into()))),
             exponent: self.exponent.into(),
             precision: self.precision.into(),
             share: place.share,
@@ -271,19 +255,19 @@ impl Season {
 
     /// Puts these hours back.
     #[inline(always)]
-    pub(super) fn put(&mut self, place: Place, day: [i32; 2], week: [i32; 2]) {
+    pub(super) fn put(&mut self, week: Week<'_>, place: Place, days: [i32; 2], factors: [i32; 2]) {
         for side in 0..2 {
-            self.day[usize::from(place.day[side]).min(DAY - 1)] = day[side] as Short;
-            self.week[usize::from(place.week[side]).min(WEEK - 1)] = week[side] as i8;
+            self.day[usize::from(place.day[side]).min(DAY - 1)] = days[side] as Short;
+            week.put(place.week[side].into(), factors[side] as i8);
         }
     }
 
     /// Moves both hours around a place, of the day and of the week, towards a value, whatever it takes: hours begin,
     /// and units change. What one side changes holds for the other already.
     #[cold]
-    pub(super) fn learn(&mut self, place: Place, usual: Usual, lesson: &Lesson) {
+    pub(super) fn learn(&mut self, week: Week<'_>, place: Place, usual: Usual, lesson: &Lesson) {
         for side in 0..2 {
-            let sides = self.sides(place);
+            let sides = self.sides(week, place);
             let moved = sides.moved(usual, lesson);
             let random = lesson.random >> (16 * side);
             let hour = usize::from(place.day[side]);
@@ -298,10 +282,10 @@ impl Season {
             } else {
                 self.day[hour] = moved.day[side] as Short;
             }
-            self.set_week(usize::from(place.week[side]), moved.week[side]);
+            self.set_week(week, usize::from(place.week[side]), moved.week[side]);
         }
         if lesson.random & REFINE_MASK == 0 {
-            self.refine();
+            self.refine(week);
         }
     }
 
@@ -327,29 +311,28 @@ impl Season {
         self.day = self.day.map(|slot| if slot == UNSEEN { UNSEEN } else { shifted(slot) });
     }
 
-    fn set_week(&mut self, hour: usize, units: i32) {
-        self.week[hour] = units.clamp(-FACTOR_UNITS_MAX, FACTOR_UNITS_MAX) as i8;
+    fn set_week(&mut self, week: Week<'_>, hour: usize, units: i32) {
+        week.put(hour, units.clamp(-FACTOR_UNITS_MAX, FACTOR_UNITS_MAX) as i8);
         if units.abs() > FACTOR_UNITS_MAX {
-            self.coarsen_week();
+            self.coarsen_week(week);
         }
     }
 
     /// Doubles the unit of the week.
     #[cold]
-    fn coarsen_week(&mut self) {
+    fn coarsen_week(&mut self, week: Week<'_>) {
         if self.precision > PRECISION_MIN {
             self.precision -= 1;
-            self.week = self.week.map(|factor| factor / 2);
+            week.change(|factor| factor / 2);
         }
     }
 
     /// Takes finer units where the hours leave room.
     #[cold]
-    fn refine(&mut self) {
-        let most = self.week.iter().map(|factor| factor.unsigned_abs()).fold(0, u8::max);
-        if self.precision < PRECISION_MAX && most < REFINE_BELOW {
+    fn refine(&mut self, week: Week<'_>) {
+        if self.precision < PRECISION_MAX && week.most() < REFINE_BELOW {
             self.precision += 1;
-            self.week = self.week.map(|factor| factor * 2);
+            week.change(|factor| factor * 2);
         }
         let seen = self.day.iter().filter(|slot| **slot != UNSEEN);
         let most = i32::from(seen.map(|slot| slot.unsigned_abs()).fold(0, u16::max));
@@ -382,25 +365,26 @@ mod tests {
     }
 
     /// Teaches `weeks` weeks of `truth`, a function of the day of the week from Thursday and of the hour.
-    fn taught(weeks: i64, truth: impl Fn(i64, f64) -> f64) -> Season {
-        let (mut season, mut random) = (Season::new(), 1_u32);
+    fn taught(weeks: i64, truth: impl Fn(i64, f64) -> f64) -> (Season, [i8; WEEK]) {
+        let (mut season, mut factors, mut random) = (Season::new(), [0; WEEK], 1_u32);
+        let week = Week::own(&mut factors);
         for s in (0..weeks * WEEK_S).step_by(600) {
             let place = Place::new(s);
             let x = truth(s / 86_400 % 7, (s % 86_400) as f64 / 3_600.0) as f32;
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let usual = season.sides(place).usual(x);
+            let usual = season.sides(week, place).usual(x);
             let error = x - usual.of_week;
             let lesson =
                 Lesson { error, week_error: error, begin: x, least: f32::MIN_POSITIVE, random, ..LESSON };
-            let sides = season.sides(place);
+            let sides = season.sides(week, place);
             let moved = sides.moved(usual, &lesson);
-            season.learn(place, usual, &lesson);
+            season.learn(week, place, usual, &lesson);
             if !moved.rarely {
-                let now = season.sides(place);
+                let now = season.sides(week, place);
                 assert_eq!((now.day, now.week), (moved.day, moved.week), "one way and the other");
             }
         }
-        season
+        (season, factors)
     }
 
     #[test]
@@ -418,18 +402,21 @@ mod tests {
 
     #[test]
     fn a_profile_learns_a_line_between_hours() {
-        let season = taught(3, |_, hour| 100.0 + 10.0 * hour);
+        let (season, mut factors) = taught(3, |_, hour| 100.0 + 10.0 * hour);
+        let week = Week::own(&mut factors);
         for hour in [6.25, 12.0, 18.75] {
-            let usual = season.sides(place(2, hour)).usual(0.0);
+            let usual = season.sides(week, place(2, hour)).usual(0.0);
             assert!((f64::from(usual.of_week) - 100.0 - 10.0 * hour).abs() < 5.0, "{hour}: {usual:?}");
         }
     }
 
     #[test]
     fn a_week_learns_its_quiet_days_whichever_they_are() {
-        let season = taught(12, |day, hour| if day == 1 || day == 5 { 30.0 } else { 100.0 + hour });
+        let (season, mut factors) =
+            taught(12, |day, hour| if day == 1 || day == 5 { 30.0 } else { 100.0 + hour });
+        let week = Week::own(&mut factors);
         for day in 0..7 {
-            let usual = season.sides(place(day, 12.5)).usual(0.0).of_week;
+            let usual = season.sides(week, place(day, 12.5)).usual(0.0).of_week;
             let truth = if day == 1 || day == 5 { 30.0 } else { 112.5 };
             assert!((usual - truth).abs() < 0.05 * truth, "day {day}: {usual}");
         }
@@ -437,9 +424,9 @@ mod tests {
 
     #[test]
     fn the_unit_is_as_fine_as_the_week_allows() {
-        assert_eq!(taught(12, |_, hour| 100.0 + hour).precision, PRECISION_MAX);
+        assert_eq!(taught(12, |_, hour| 100.0 + hour).0.precision, PRECISION_MAX);
         let wide = taught(12, |day, hour| if day == 3 { 300.0 } else { 100.0 + hour });
-        assert!(wide.precision < PRECISION_MAX);
+        assert!(wide.0.precision < PRECISION_MAX);
     }
 
     #[test]
@@ -455,37 +442,40 @@ mod tests {
     #[test]
     fn a_day_of_any_size_is_held() {
         for size in [1.0e-12, 1.0e-3, 1.0, 1.0e9, 1.0e17] {
-            let season = taught(2, |_, hour| size * (1.0 + hour));
-            let usual = f64::from(season.sides(place(2, 20.5)).usual(0.0).of_week) / size;
+            let (season, mut factors) = taught(2, |_, hour| size * (1.0 + hour));
+            let week = Week::own(&mut factors);
+            let usual = f64::from(season.sides(week, place(2, 20.5)).usual(0.0).of_week) / size;
             assert!((usual - 21.5).abs() < 0.3, "{size}: {usual}");
         }
     }
 
     #[test]
     fn a_unit_spoiled_by_garbage_becomes_fine_again() {
-        let mut season = taught(1, |_, _| 1.0e15);
+        let (mut season, mut factors) = taught(1, |_, _| 1.0e15);
+        let week = Week::own(&mut factors);
         for day in 0..60 {
             for hour in 0..24 {
                 let place = place(day, hour as f64 + 0.5);
-                let usual = season.sides(place).usual(0.0);
+                let usual = season.sides(week, place).usual(0.0);
                 let error = 100.0 - usual.of_week;
                 let random = ((day * 24 + hour) as u32).wrapping_mul(0x9e37_79b9);
-                season.learn(place, usual, &Lesson { error, day_rate: 0.8, random, ..LESSON });
-                season.refine();
+                season.learn(week, place, usual, &Lesson { error, day_rate: 0.8, random, ..LESSON });
+                season.refine(week);
             }
         }
-        let usual = season.sides(place(61, 7.5)).usual(0.0).of_week;
+        let usual = season.sides(week, place(61, 7.5)).usual(0.0).of_week;
         assert!((usual - 100.0).abs() < 5.0, "{usual}");
     }
 
     #[test]
     fn an_hour_never_seen_is_like_what_it_is_told() {
-        let mut season = Season::new();
+        let (mut season, mut factors) = (Season::new(), [0; WEEK]);
+        let week = Week::own(&mut factors);
         let place = place(0, 5.5);
-        let usual = season.sides(place).usual(3.0);
-        assert!(!season.sides(place).known() && usual.of_week == 3.0);
+        let usual = season.sides(week, place).usual(3.0);
+        assert!(!season.sides(week, place).known() && usual.of_week == 3.0);
         let lesson = Lesson { begin: 7.0, ..LESSON };
-        season.learn(place, usual, &lesson);
-        assert_eq!(season.sides(place).usual(3.0).of_week, 7.0);
+        season.learn(week, place, usual, &lesson);
+        assert_eq!(season.sides(week, place).usual(3.0).of_week, 7.0);
     }
 }

@@ -10,6 +10,7 @@ use super::forecast::{Forecast, Forecasted, Step};
 use super::histogram::{BINS, Counters, Histogram, Range, STREAMS};
 use super::kernel::{self, Lone};
 use super::season::{Place, Season, Sides};
+use super::week::{WEEK, Week};
 use super::words::{HALF_WORD_MAX, Pair, read_row, words, write_row};
 use super::{Learning, Moment, Score};
 
@@ -46,9 +47,16 @@ pub(super) const WORDS: usize = 32;
 const _: () = assert!(size_of::<SeriesState>() <= SERIES_STATE_BYTES_MAX);
 
 /// The scoring state of one series: fixed in size, plain data.
-#[repr(C)]
 #[derive(Clone, Debug)]
 pub struct SeriesState {
+    scorers: Scorers,
+    week: [i8; WEEK],
+}
+
+/// All of it but the hours of the week.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub struct Scorers {
     /// [`Numbers`].
     pub(super) words: [u32; WORDS],
     pub(super) counters: [Counters; STREAMS],
@@ -159,28 +167,23 @@ impl Numbers {
 
     /// The hours of the season when more is to be done to them than to move: these numbers are of before `step`.
     #[cold]
-    pub(super) fn learn_hours(&self, season: &mut Season, place: Place, given: &Given) {
+    pub(super) fn learn_hours(&self, (season, week): (&mut Season, Week<'_>), place: Place, given: &Given) {
         let mut again = *self;
         let step = again.advance(given.x, given);
         let (usual, lesson) = again.forecast.lesson(given.x, &given.sides, &step);
-        season.learn(place, usual, &lesson);
+        season.learn(week, place, usual, &lesson);
     }
 }
 
 impl SeriesState {
-    /// Observations after which a new series borrows.
-    pub(crate) const BORROWS_AT: u32 = 10;
-
     /// A state that has seen nothing; `seed` starts the generator of its rounding.
     pub fn new(seed: u32) -> Self {
-        let mut state = Self::free();
-        write_row(&mut state.words, Numbers::new(seed));
-        state
+        SeriesState { scorers: Scorers::new(seed), week: [0; WEEK] }
     }
 
-    /// Memory for a state; not one that was begun.
-    pub(crate) const fn free() -> Self {
-        SeriesState { words: [0; WORDS], counters: [[0; BINS]; STREAMS], season: Season::new() }
+    /// The scorers and the hours of their week, as an observation takes them.
+    pub fn parts(&mut self) -> (&mut Scorers, Week<'_>) {
+        (&mut self.scorers, Week::own(&mut self.week))
     }
 
     /// Scores one observation against everything before it, and learns from it.
@@ -188,21 +191,48 @@ impl SeriesState {
     /// Total: a value that is not finite counts as the nearest that is (not-a-number as zero), and time may
     /// stand still, run backwards or jump.
     pub fn update(&mut self, moment: Moment, value: f64, learning: Learning) -> Score {
-        kernel::step::<1>(&mut [Lone(self, (moment, value, learning))]).score(0)
-    }
-
-    /// Its bytes but for the hours of the week, of which an observation looks at two only.
-    pub(crate) const BYTES_WITHOUT_WEEK: usize = core::mem::offset_of!(SeriesState, season) + Season::WEEK_AT;
-
-    /// Asks memory for the hours of the week around a moment.
-    #[inline]
-    pub(crate) fn prefetch_week(&self, moment: Moment) {
-        self.season.prefetch_week(Place::new(moment.local_s));
+        kernel::step::<1>(&mut [Lone(self.parts(), (moment, value, learning))]).score(0)
     }
 
     /// Whether it is time to borrow from a series of the same kind: its level is known, and nothing else.
-    #[inline]
     pub fn may_borrow(&self) -> bool {
+        self.scorers.may_borrow()
+    }
+
+    /// Whether it has seen enough to lend its seasons.
+    pub fn can_lend(&self) -> bool {
+        self.scorers.can_lend()
+    }
+
+    /// Takes over the seasons of `donor`, a series of the same kind in the same place, at its own level. The donor
+    /// must be one that can lend; `moment` is that of the latest observation.
+    pub fn borrow(&mut self, donor: &Self, moment: Moment) {
+        let (donor, (scorers, week)) = (&mut donor.clone(), self.parts());
+        let (lender, theirs) = donor.parts();
+        scorers.borrow(week, (lender, theirs), moment);
+    }
+}
+
+impl Scorers {
+    /// Observations after which a new series borrows.
+    pub(crate) const BORROWS_AT: u32 = 10;
+
+    /// Scorers that have seen nothing; `seed` starts the generator of their rounding. The hours of the week that go with
+    /// them must be clear.
+    pub(crate) fn new(seed: u32) -> Self {
+        let mut state = Self::free();
+        write_row(&mut state.words, Numbers::new(seed));
+        state
+    }
+
+    /// Memory for a state; not one that was begun.
+    pub(crate) const fn free() -> Self {
+        Scorers { words: [0; WORDS], counters: [[0; BINS]; STREAMS], season: Season::new() }
+    }
+
+    /// As [`SeriesState::may_borrow`].
+    #[inline]
+    pub(crate) fn may_borrow(&self) -> bool {
         self.age() == Self::BORROWS_AT
     }
 
@@ -214,22 +244,22 @@ impl SeriesState {
 
     /// Whether it is time to see whether it can lend: now and then.
     #[inline]
-    pub fn may_lend(&self) -> bool {
+    pub(crate) fn may_lend(&self) -> bool {
         self.age().is_multiple_of(REVIEW_EVERY)
     }
 
-    /// Whether it has seen enough to lend its seasons.
-    pub fn can_lend(&self) -> bool {
+    /// As [`SeriesState::can_lend`].
+    pub(crate) fn can_lend(&self) -> bool {
         self.age() > u32::from(WARM_UP_OBSERVATIONS) && self.numbers().forecast.can_lend()
     }
 
-    /// Takes over the seasons of `donor`, a series of the same kind in the same place, at its own level. The donor
-    /// must be one that can lend; `moment` is that of the latest observation.
+    /// As [`SeriesState::borrow`].
     #[cold]
-    pub fn borrow(&mut self, donor: &Self, moment: Moment) {
+    pub(crate) fn borrow(&mut self, week: Week<'_>, (donor, theirs): (&Self, Week<'_>), moment: Moment) {
         let mut numbers = self.numbers();
-        let sides = donor.season.sides(Place::new(moment.local_s));
-        numbers.forecast.borrow(&mut self.season, (&donor.numbers().forecast, &donor.season), &sides);
+        let sides = donor.season.sides(theirs, Place::new(moment.local_s));
+        let donor = (&donor.numbers().forecast, &donor.season, theirs);
+        numbers.forecast.borrow((&mut self.season, week), donor, &sides);
         numbers.head.age.high |= BORROWED;
         write_row(&mut self.words, numbers);
     }
@@ -246,16 +276,16 @@ impl SeriesState {
 
     /// What is to be done now and then, before the observation `x` is taken in.
     #[inline(always)]
-    pub(super) fn tidy(&mut self, x: f32) {
+    pub(super) fn tidy(&mut self, week: Week<'_>, x: f32) {
         if (self.age() + 1).is_multiple_of(STRETCH) || self.age().is_multiple_of(REVIEW_EVERY / 2) {
-            self.tidy_now(x);
+            self.tidy_now(week, x);
         }
     }
 
     /// Halves what is old, narrows what is too wide, and begins anew when what was learned has nothing to do with a
     /// whole stretch: a series that began with garbage would otherwise need many days to see again.
     #[cold]
-    fn tidy_now(&mut self, x: f32) {
+    fn tidy_now(&mut self, week: Week<'_>, x: f32) {
         let mut numbers = self.numbers();
         if numbers.head.age.low == AGE_MAX {
             numbers.head.age.low /= 2;
@@ -264,6 +294,7 @@ impl SeriesState {
             self.each_histogram(&mut numbers, Histogram::narrow);
         } else if numbers.is_foreign(x) && (numbers.head.age.low + 1).is_multiple_of(STRETCH) {
             *self = Self::new(numbers.head.random);
+            week.clear();
             numbers = Numbers { last: numbers.last, ..self.numbers() };
         }
         write_row(&mut self.words, numbers);

@@ -110,7 +110,8 @@ fn follow(
     value: f64,
     learning: Learning,
 ) -> (Score, Option<Course>) {
-    let one = Observation { state, deviation, moment: moment(at_s), value, learning, in_event: false };
+    let (moment, (state, week)) = (moment(at_s), state.parts());
+    let one = Observation { state, week, deviation, moment, value, learning, in_event: false };
     let outcome = batch::observe_one(&DeviationSettings::default(), one);
     (outcome.scores.score(0), outcome.courses[0])
 }

@@ -99,9 +99,9 @@ fn live(dice: &mut Dice, beat: Beat, step_s: i64, silences: &mut Silences) {
         let mut came = false;
         while next_s < window_s as f64 {
             let at = WallMs((next_s * 1_000.0) as i64);
-            let (series, deviation) = (&mut series, &mut state);
-            let (moment, learning) = (Moment::new(at, 0), Learning::Normal);
-            let one = Observation { state: series, deviation, moment, value: 1.0, learning, in_event: false };
+            let ((state, week), deviation) = (series.parts(), &mut state);
+            let (moment, value, learning) = (Moment::new(at, 0), 1.0, Learning::Normal);
+            let one = Observation { state, week, deviation, moment, value, learning, in_event: false };
             batch::observe_one(&settings, one);
             next_s = beat.next(next_s, step_s as f64, dice);
             came = true;

@@ -55,8 +55,10 @@ impl Watch {
 
     pub(crate) fn observe(&mut self, at_s: i64, value: f64) -> Said {
         let at = WallMs(at_s * 1_000);
+        let (state, week) = self.series.parts();
         let one = Observation {
-            state: &mut self.series,
+            state,
+            week,
             deviation: &mut self.deviation,
             moment: Moment::new(at, 0),
             value,
