@@ -11,6 +11,8 @@
 use std::ffi::c_void;
 use std::io;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::mm::{Advice, madvise};
 
@@ -18,12 +20,30 @@ use rustix::mm::{Advice, madvise};
 /// about 200 bytes in the kernel.
 const PIECE_BYTES: usize = 16 * 1024;
 
+/// Least time from one giving back to the next: a connection that comes and goes must not cost a fault for each page each
+/// time.
+const INTERVAL: Duration = Duration::from_secs(3_600);
+
+/// Gives back what the handshake just made was the last to need for long, unless that was done lately.
+///
+/// # Errors
+/// Those of [`give_back`].
+pub(crate) fn give_back_now_and_then() -> io::Result<()> {
+    static LATEST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut latest = LATEST.lock().unwrap_or_else(PoisonError::into_inner);
+    if latest.is_some_and(|latest| latest.elapsed() < INTERVAL) {
+        return Ok(());
+    }
+    *latest = Some(Instant::now());
+    give_back()
+}
+
 /// Gives back all pages of the program and its libraries that are as in their files. What is still in use comes back from
 /// the kernel's cache at its next use, at the cost of a fault each.
 ///
 /// # Errors
 /// Those of reading `/proc/self/smaps`; nothing is given back then.
-pub(crate) fn give_back() -> io::Result<()> {
+fn give_back() -> io::Result<()> {
     for addresses in unchanged(&std::fs::read_to_string("/proc/self/smaps")?) {
         for piece in every_other_piece(&addresses) {
             // Neighbours that differ in something stay apart; files are in no core dump anyway.
@@ -46,7 +66,7 @@ fn advise(addresses: Range<usize>, advice: Advice) {
 /// Every other piece of these addresses; always the same ones.
 fn every_other_piece(addresses: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let Range { start, end } = addresses.clone();
-    let first = start / PIECE_BYTES | 1;
+    let first = (start / PIECE_BYTES) | 1;
     let pieces = (first * PIECE_BYTES..end).step_by(2 * PIECE_BYTES);
     pieces.map(move |piece| piece.max(start)..(piece + PIECE_BYTES).min(end))
 }
@@ -76,12 +96,15 @@ fn header(line: &str) -> Option<(Range<usize>, bool)> {
     let address = |text| usize::from_str_radix(text, 16).ok();
     let (addresses, permissions) = (address(start)?..address(end)?, words.next()?);
     let is_of_file = words.nth(3).is_some_and(|path| path.starts_with('/'));
-    Some((addresses, is_of_file && permissions.starts_with('r') && permissions.get(1..2) == Some("-")))
+    let is_right = permissions.starts_with("r-") && permissions.ends_with('p');
+    Some((addresses, is_of_file && is_right))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::mm::{MapFlags, ProtFlags, mmap};
+    use std::ptr;
 
     const SMAPS: &str = "\
 5000-6000 r--p 00000000 fe:00 42    /usr/bin/vedette-agent
@@ -95,6 +118,9 @@ Swap:                  0 kB
 Anonymous:             4 kB
 Swap:                  0 kB
 9000-a000 rw-p 00004000 fe:00 42    /usr/bin/vedette-agent
+Anonymous:             0 kB
+Swap:                  0 kB
+9000-a000 r--s 00004000 fe:00 43    /usr/share/shared
 Anonymous:             0 kB
 Swap:                  0 kB
 a000-b000 r--p 00000000 00:00 0
@@ -117,21 +143,34 @@ Swap:                  4 kB
     fn every_other_piece_of_a_mapping_is_told_apart() {
         let pieces = |addresses| every_other_piece(&addresses).collect::<Vec<_>>();
         assert_eq!(pieces(0x3000..0x1_1000), [0x4000..0x8000, 0xc000..0x1_0000]);
-        assert_eq!(pieces(0x5000..0x6000), [0x5000..0x6000]);
-        assert_eq!(pieces(0x8000..0xb000), []);
+        assert_eq!(pieces(0x5000..0xf000), [0x5000..0x8000, 0xc000..0xf000]);
+        assert!(pieces(0x8000..0xb000).is_empty());
+    }
+
+    /// Bytes resident of the mapping that begins here.
+    fn resident_bytes(start: usize) -> usize {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&format!("{start:x}-")));
+        let line = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
     }
 
     #[test]
-    fn the_program_goes_on_with_fewer_pages_of_its_files() {
-        let of_files = || {
-            let status = std::fs::read_to_string("/proc/self/status").unwrap();
-            let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap();
-            line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap()
-        };
-        // Formatting text and numbers again must work after its instructions were given back.
-        let before = of_files();
+    #[cfg_attr(not(target_arch = "x86_64"), ignore = "an emulator does not say what is resident")]
+    fn a_file_is_given_back_and_comes_back_piece_by_piece() {
+        let (length, mut file) = (16 * PIECE_BYTES, tempfile::tempfile().unwrap());
+        io::Write::write_all(&mut file, &vec![7; length]).unwrap();
+        // SAFETY: a new mapping that nobody else knows of, of a file that nobody else changes.
+        let start = unsafe { mmap(ptr::null_mut(), length, ProtFlags::READ, MapFlags::PRIVATE, &file, 0) };
+        let start = start.unwrap();
+        // SAFETY: the mapping is as long as that, is never written to, and stays until the process ends.
+        let bytes = unsafe { std::slice::from_raw_parts(start.cast::<u8>(), length) };
+        assert!(bytes.iter().all(|byte| *byte == 7));
+        assert_eq!(resident_bytes(start.addr()), length);
         give_back().unwrap();
-        let after = of_files();
-        assert!(after < before, "{after} kB after {before} kB");
+        assert_eq!(resident_bytes(start.addr()), 0);
+        let middle = bytes.as_ptr().addr().next_multiple_of(PIECE_BYTES) + 8 * PIECE_BYTES - start.addr();
+        assert_eq!(std::hint::black_box(bytes)[middle], 7);
+        assert_eq!(resident_bytes(middle + start.addr()), PIECE_BYTES);
     }
 }

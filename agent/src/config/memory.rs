@@ -64,13 +64,14 @@ pub fn needs(config: &Config) -> Vec<Need> {
     ]
 }
 
-/// One connection at a time, the dearest of the kinds that the config names, with the batch and frame on the way to it.
+/// A connection of each kind that the config names, since both stand while the agent goes back to the preferred one; one
+/// more over which a certificate is renewed; and the batch and frame on the way.
 fn uplink_bytes(config: &Config) -> u64 {
     let cost = |transport, bytes| if config.uplink.kind.contains(transport) { bytes } else { 0 };
     let quic = cost(Transport::Quic, uplink::quic::CONNECTION_BYTES);
     let mqtt = cost(Transport::Mqtt, uplink::mqtt::CONNECTION_BYTES);
-    // Both stand while the agent goes back to the preferred one.
-    (quic + mqtt + uplink::BATCH_BYTES_MAX + FRAME_BYTES_MAX) as u64
+    let renewal = uplink::quic::CONNECTION_BYTES + FRAME_BYTES_MAX;
+    (quic + mqtt + renewal + uplink::BATCH_BYTES_MAX + FRAME_BYTES_MAX) as u64
 }
 
 /// The sum of [`needs`].

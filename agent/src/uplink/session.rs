@@ -101,8 +101,8 @@ impl<'a> Session<'a> {
                     self.plan_return();
                 }
                 self.engine.connected();
-                // The handshake was the last of what happens once.
-                if let Err(error) = crate::pages::give_back() {
+                // The handshake was the last of what happens seldom.
+                if let Err(error) = crate::pages::give_back_now_and_then() {
                     tracing::debug!(%error, "pages of the program could not be given back");
                 }
             }
