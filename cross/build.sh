@@ -41,7 +41,8 @@ for package in "${packages[@]}"; do
   built=$CARGO_TARGET_DIR/$target/$folder/$package program=$PWD/target/$target/$folder/$package
   if [ "$built" != "$program" ]; then
     # A program that runs may be replaced, not written to.
-    cp --preserve=timestamps "$built" "$program.new" && mv "$program.new" "$program"
+    cp --preserve=timestamps "$built" "$program.new"
+    mv "$program.new" "$program"
   fi
   echo "${program#"$PWD"/}: $(stat -c %s "$program") bytes, by $way"
 done

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints the licences and notices of the crates in a program, as their authors ask of everybody who hands it on.
+"""Prints the licences and notices of what is in a program, as their authors ask of everybody who hands it on.
 
     cross/licences.py PACKAGE TARGET
 
@@ -11,6 +11,8 @@ import sys
 
 from sbom import cargo, linked
 
+# What the compiler and the linker bring along.
+LIBRARIES = sorted(pathlib.Path(__file__).parent.joinpath("licences").glob("*.txt"))
 NAMES = ("LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE", "UNLICENSE")
 
 
@@ -32,7 +34,10 @@ def main(program, target):
         # Some crates state a licence and bring no text; the statement is all there is to hand on.
         for text in found or [""]:
             holders.setdefault(text, []).append(title)
-    print("The program contains the crates below, each under its own licence.\n")
+    print("The program contains the libraries and crates below, each under its own licence.\n")
+    for library in LIBRARIES:
+        if library.stem != "musl" or "musl" in target:
+            print("=" * 78, library.read_text(), sep="\n")
     for text, titles in sorted(holders.items(), key=lambda each: each[1]):
         print("=" * 78, *titles, "-" * 78, text, sep="\n")
 

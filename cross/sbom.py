@@ -3,8 +3,8 @@
 
     cross/sbom.py PACKAGE TARGET
 
-Only what is linked into the program counts: no build scripts, no tests; the standard library is one entry. The same
-sources and compiler give the same bytes.
+Only what is linked into the program counts: no build scripts, no tests; the standard library is one entry, and so is the C
+library of a static program. The same sources and compiler give the same bytes.
 """
 import json
 import os
@@ -53,6 +53,19 @@ def standard_library():
     }
 
 
+def c_library():
+    """What a static program is linked with, under the version of the linker that brings it along."""
+    with open("cross/toolchain.sh") as file:
+        zig = next(line.strip().split("=")[1] for line in file if line.startswith("zig_version="))
+    return {
+        "type": "library",
+        "name": "musl",
+        "version": f"zig-{zig}",
+        "bom-ref": f"musl@zig-{zig}",
+        "licenses": [{"expression": "MIT"}],
+    }
+
+
 def main(program, target):
     with open("Cargo.lock", "rb") as file:
         locked = tomllib.load(file)["package"]
@@ -69,7 +82,7 @@ def main(program, target):
         "specVersion": "1.5",
         "version": 1,
         "metadata": {"component": {**itself, "type": "application"}},
-        "components": [*components, standard_library()],
+        "components": [*components, standard_library(), *([c_library()] if "musl" in target else [])],
     }
     json.dump(bill, sys.stdout, indent=1)
     print()

@@ -103,6 +103,9 @@ class Stage:
         self.running, self.runs = {}, 0
         self.hosts = scratch / "hosts"
         self.hosts.write_text("".join(f"{address} {name}\n" for name, address in self.address.items()))
+
+    def begin(self):
+        """Makes the network."""
         run("ip", "link", "add", BRIDGE, "type", "bridge")
         run("ip", "addr", "add", f"{NETWORK}1/24", "dev", BRIDGE)
         run("ip", "link", "set", BRIDGE, "up")
@@ -256,7 +259,10 @@ def main():
             bundles[program] = unpack(program, version, scratch)
         print("compose")
         stage = Stage(scratch, settings, bundles)
+        # What an interrupted run has left behind.
+        stage.end()
         try:
+            stage.begin()
             play(stage)
         except BaseException:
             for name in stage.services:
