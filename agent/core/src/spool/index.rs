@@ -30,6 +30,8 @@ pub struct Segment {
     pub(super) head: u32,
     /// Records that are not acknowledged.
     pub(super) records: u32,
+    /// Records that were found damaged and counted, and would be found again, by openings of this process.
+    pub(super) damaged: u32,
     /// Position of the oldest of them, or a lower bound of it.
     pub(super) first: Position,
     /// Position of the newest of them.

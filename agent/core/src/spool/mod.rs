@@ -194,7 +194,7 @@ impl<'m, S: Storage> Spool<'m, S> {
             torn: None,
             last_error: None,
         };
-        spool.recover(0);
+        spool.recover();
         Ok(spool)
     }
 

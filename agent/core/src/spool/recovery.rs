@@ -85,8 +85,8 @@ fn missing_before(position: Position, before: Option<Position>, acknowledged: Ac
 }
 
 impl<S: Storage> Spool<'_, S> {
-    /// Fills the index from the storage. `known_damaged` records were counted by an opening before, should they be found again.
-    pub(super) fn recover(&mut self, known_damaged: u64) {
+    /// Fills the index from the storage.
+    pub(super) fn recover(&mut self) {
         let count = self.index.numbers().end;
         let mut surplus = count..count;
         for segment in 0..SEGMENTS_MAX as u16 {
@@ -102,14 +102,14 @@ impl<S: Storage> Spool<'_, S> {
             let apart = (self.boot.0 % u64::from(PLACES_APART)) as u32;
             self.ordinal = self.ordinal.saturating_add(UNREADABLE_STARTS + apart);
         }
+        let mut damaged = 0;
         for segment in self.index.numbers() {
-            self.settle(segment);
+            damaged += self.settle(segment);
         }
         for lane in Lane::ALL {
             self.recovery.records += self.index.records(lane);
             self.lanes[lane.index()].active = self.index.newest(lane);
         }
-        let damaged = self.recovery.damaged.saturating_sub(known_damaged);
         self.counts.recovered += self.recovery.records + damaged;
         self.counts.dropped.add(DropReason::SpoolCorrupt, damaged);
         surplus.for_each(|segment| self.drop_surplus(segment));
@@ -146,25 +146,36 @@ impl<S: Storage> Spool<'_, S> {
         }
     }
 
-    /// The second pass: what of one segment is still to be acknowledged.
-    fn settle(&mut self, segment: u16) {
-        let Segment { length, read_faults, .. } = *self.index.get(segment);
+    /// The second pass: what of one segment is still to be acknowledged. Gives the damaged records that no opening of this process has counted.
+    fn settle(&mut self, segment: u16) -> u64 {
+        let Segment { length, read_faults, damaged: known, .. } = *self.index.get(segment);
         if length == 0 || read_faults > 0 {
-            return;
+            return 0;
         }
         let acknowledged = self.lanes.map(|state| state.acknowledged);
         let Ok(tally) = self.tally(segment, 0..length, |lane| acknowledged[lane.index()]) else {
-            return self.set_aside(segment, length);
+            self.set_aside(segment, length);
+            return 0;
         };
         // A record was being written when the end came, or its bytes never reached the medium.
         let torn_bytes = u64::from(length.saturating_sub(tally.end));
-        self.recovery.damaged += tally.missing + u64::from(torn_bytes > 0);
+        let damaged = tally.missing + u64::from(torn_bytes > 0);
+        self.recovery.damaged += damaged;
         self.recovery.damaged_bytes += tally.damaged_bytes + torn_bytes;
         self.place(segment, tally.end, &tally);
         // The process that wrote it may have ended before it was made safe.
         self.index.get_mut(segment).unsynced = tally.records > 0;
         // A failure is counted; the torn bytes are cut before the next write.
         let _ = self.cut(segment);
+        let place = self.index.get_mut(segment);
+        // What is gone from the medium is not found by another opening.
+        let stays = match place.length {
+            0 => 0,
+            left if left <= tally.end => tally.missing,
+            _ => damaged,
+        };
+        place.damaged = u32::try_from(stays).unwrap_or(u32::MAX);
+        damaged.saturating_sub(u64::from(known))
     }
 
     /// Counts the records of `segment` anew from its oldest on, because damage was met there; what is missing
@@ -209,18 +220,22 @@ impl<S: Storage> Spool<'_, S> {
     fn set_aside(&mut self, segment: u16, length: u32) {
         self.recovery.unreadable_segments += 1;
         if let Some(place) = self.index.0.get_mut(usize::from(segment)) {
-            *place = Segment { length, end: length, read_faults: UNREAD, ..Segment::default() };
+            let damaged = place.damaged;
+            *place = Segment { length, end: length, read_faults: UNREAD, damaged, ..Segment::default() };
         }
     }
 
     /// Opens anew a medium of which nothing could be read: to write there before would put this start before earlier
     /// ones in the order, whose acknowledgements would then cover its records.
     fn reopen(&mut self, openings: u8) {
-        self.index.0.fill(Segment::default());
-        // A blind spool holds no record, so nothing was recovered but what was damaged.
-        let known_damaged = core::mem::take(&mut self.recovery).damaged;
+        // A blind spool holds no record, so nothing was recovered but what was damaged, and that is not to be counted again.
+        self.index
+            .0
+            .iter_mut()
+            .for_each(|place| *place = Segment { damaged: place.damaged, ..Segment::default() });
+        self.recovery = Recovery::default();
         self.ordinal = 1;
-        self.recover(known_damaged);
+        self.recover();
         if self.blind.is_some() {
             self.blind = Some(openings.saturating_add(1));
             let unreadable = self.recovery.unreadable_segments;
