@@ -1,14 +1,15 @@
 //! Who this agent is: its name, its key and certificate in the state folder, and the token it enrols with.
 //!
-//! Must never write a key where others can read it, nor take a key for one of a certificate it does not belong to. The
+//! Must never write a key where others can read it, take one from where they could, nor take a key for one of a certificate it
+//! does not belong to; nor must reading wait for anybody, or need a medium that can be written. The
 //! hard case is a stop in the middle of storing, or a second process that stores at the same time: what came stands whole
 //! in one file first, and that file counts for as long as it is there.
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -28,10 +29,18 @@ pub const CERTIFICATE_FILE: &str = "agent.crt";
 pub const CA_FILE: &str = "ca.crt";
 /// Key, certificate and authority together, PEM, until they stand in the three files above.
 const INCOMING_FILE: &str = "identity.new";
+/// The key that a certificate was asked for, PEM, until there is one: if the answer is lost, the next request is for the same key, which the
+/// aggregator knows by then.
+const NEXT_KEY_FILE: &str = "agent.key.next";
 /// How each certificate begins in PEM (RFC 7468).
 const CERTIFICATE_BEGINS: &str = "-----BEGIN CERTIFICATE-----";
-/// Held while the identity is stored or read.
+/// Held while the identity is stored.
 const LOCK_FILE: &str = "identity.lock";
+/// Attempts to get the lock, and the pause between two; who holds it writes four files.
+const LOCK_ATTEMPTS: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// Readings of the identity until one was not disturbed by another process that stores.
+const READINGS_MAX: u32 = 8;
 /// The agent's name once chosen.
 pub const AGENT_ID_FILE: &str = "agent-id";
 /// The token in an aggregator's state folder for agents of the same user.
@@ -63,6 +72,23 @@ pub enum IdentityError {
         /// What it should hold.
         wanted: &'static str,
     },
+    /// Another process stores an identity and does not come to an end.
+    #[error("{}: another process holds it; is a `vedette-agent enroll` stopped in the middle?", path.display())]
+    Busy {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// The key can be read or changed by others.
+    #[error("{}: has mode {mode:04o}, which lets others at the key: chmod 600", path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// What the aggregator answered is of no use; nothing was stored.
+    #[error("what the aggregator answered is no identity for this agent's key: {0}")]
+    Unfit(&'static str),
     /// The stored name is none.
     #[error("{}: {cause}", path.display())]
     AgentId {
@@ -151,35 +177,93 @@ impl StateFolder {
         parse(&name)
     }
 
-    /// The stored identity; none when this agent has not enrolled.
+    /// The stored identity; none when this agent has not enrolled. Waits for nobody.
     ///
     /// # Errors
     /// [`IdentityError`] when there is one and it cannot be read.
     pub fn identity(&self) -> Result<Option<Identity>, IdentityError> {
-        let _lock = self.lock()?;
-        if let Some(incoming) = self.read(INCOMING_FILE)? {
-            let identity = self.parse_incoming(&incoming)?;
-            // On a medium that cannot be written it stays where it is, which is as good.
-            let _ = self.settle(&String::from_utf8_lossy(&incoming));
-            return Ok(Some(identity));
+        let mut readings = 0;
+        loop {
+            readings += 1;
+            if let Some(incoming) = self.read(INCOMING_FILE)? {
+                self.check_mode(INCOMING_FILE)?;
+                let identity = self.parse_incoming(&incoming)?;
+                self.settle_if_nobody_does(&incoming);
+                return Ok(Some(identity));
+            }
+            let certificate = self.read(CERTIFICATE_FILE)?;
+            let found = self.stored(certificate.as_deref());
+            // A process that stored meanwhile has left its whole identity, or another certificate.
+            let is_whole = self.read(INCOMING_FILE)?.is_none() && self.read(CERTIFICATE_FILE)? == certificate;
+            if is_whole || readings == READINGS_MAX {
+                return found;
+            }
         }
-        let Some(chain) = self.certificates(CERTIFICATE_FILE)? else { return Ok(None) };
-        let roots = self.certificates(CA_FILE)?.ok_or_else(|| self.pem(CA_FILE, "certificate"))?;
+    }
+
+    /// The identity of the three files, of which this is the certificate.
+    fn stored(&self, certificate: Option<&[u8]>) -> Result<Option<Identity>, IdentityError> {
+        let Some(certificate) = certificate else { return Ok(None) };
+        let chain = self.certificates(CERTIFICATE_FILE, certificate)?;
+        let ca = self.read(CA_FILE)?.ok_or_else(|| self.pem(CA_FILE, "certificate"))?;
+        let roots = self.certificates(CA_FILE, &ca)?;
         let key = self.read(KEY_FILE)?.unwrap_or_default();
         let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| self.pem(KEY_FILE, "private key"))?;
+        self.check_mode(KEY_FILE)?;
         Ok(Some(Identity { chain, key, roots }))
     }
 
     /// Stores what enrolment or renewal gave, in place of what was there.
     ///
     /// # Errors
-    /// [`IdentityError::File`] when a file cannot be written; what was there then stays.
+    /// [`IdentityError`] when it is no identity for this key, or a file cannot be written; what was there then stays.
     pub fn store_identity(&self, key_pem: &str, certificate: &[u8], ca: &[u8]) -> Result<(), IdentityError> {
+        check_fit(key_pem, certificate, ca)?;
         let _lock = self.lock()?;
         let incoming =
             [key_pem.trim_end(), "\n", &certificate_pem(certificate), &certificate_pem(ca)].concat();
         self.write(INCOMING_FILE, incoming.as_bytes())?;
-        self.settle(&incoming)
+        // It counts from here on, wherever it stands.
+        let _ = self.settle(&incoming);
+        let _ = fs::remove_file(self.path.join(NEXT_KEY_FILE));
+        Ok(())
+    }
+
+    /// The key to ask a certificate for: the one that was asked for before, if no answer was stored since, else a new one.
+    ///
+    /// # Errors
+    /// [`IdentityError`] when none can be made or kept.
+    pub fn next_key(&self, agent: &AgentId) -> Result<NewKey, IdentityError> {
+        if let Some(kept) = self.read(NEXT_KEY_FILE)?
+            && let Some(kept) = str::from_utf8(&kept).ok().and_then(|pem| NewKey::of(pem, agent).ok())
+        {
+            self.check_mode(NEXT_KEY_FILE)?;
+            return Ok(kept);
+        }
+        let new = NewKey::generate(agent)?;
+        self.write(NEXT_KEY_FILE, new.key_pem.as_bytes())?;
+        Ok(new)
+    }
+
+    /// Settles what came, unless another process is about to. On a medium that cannot be written it stays where it is, which is as good.
+    fn settle_if_nobody_does(&self, incoming: &[u8]) {
+        let Ok(Some(_lock)) = self.try_lock() else { return };
+        // Another process may have stored a newer one before the lock was ours.
+        if matches!(self.read(INCOMING_FILE), Ok(Some(now)) if now == incoming) {
+            let _ = self.settle(&String::from_utf8_lossy(incoming));
+        }
+    }
+
+    /// That nobody but its owner can read or change a file with a key.
+    fn check_mode(&self, name: &str) -> Result<(), IdentityError> {
+        let path = self.path.join(name);
+        let mode = match fs::metadata(&path) {
+            Ok(metadata) => metadata.mode() & 0o7777,
+            // It was settled a moment ago.
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(cause) => return Err(IdentityError::File { path, cause }),
+        };
+        if mode & 0o077 == 0 { Ok(()) } else { Err(IdentityError::Open { path, mode }) }
     }
 
     /// Puts what came into the files where people look for it.
@@ -203,23 +287,35 @@ impl StateFolder {
         Ok(Identity { chain: vec![certificate], key, roots: vec![ca] })
     }
 
-    /// Keeps other processes of this agent away from the identity for as long as the file is open.
+    /// Keeps other processes of this agent from storing for as long as the file is open.
     fn lock(&self) -> Result<fs::File, IdentityError> {
-        let path = self.path.join(LOCK_FILE);
-        let open = || {
-            let mut options = fs::OpenOptions::new();
-            let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path)?;
-            file.lock()?;
-            Ok(file)
-        };
-        open().map_err(|cause| IdentityError::File { path: path.clone(), cause })
+        for _ in 0..LOCK_ATTEMPTS {
+            if let Some(lock) = self.try_lock()? {
+                return Ok(lock);
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+        Err(IdentityError::Busy { path: self.path.join(LOCK_FILE) })
     }
 
-    fn certificates(&self, name: &str) -> Result<Option<Vec<CertificateDer<'static>>>, IdentityError> {
-        let Some(text) = self.read(name)? else { return Ok(None) };
-        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    /// The same at once; none while another process has it.
+    fn try_lock(&self) -> Result<Option<fs::File>, IdentityError> {
+        let path = self.path.join(LOCK_FILE);
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let locked = file.map_err(fs::TryLockError::Error).and_then(|file| file.try_lock().map(|()| file));
+        match locked {
+            Ok(file) => Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(cause)) => Err(IdentityError::File { path, cause }),
+        }
+    }
+
+    /// The certificates in the text of a file.
+    fn certificates(&self, name: &str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
         match found {
-            Ok(found) if !found.is_empty() => Ok(Some(found)),
+            Ok(found) if !found.is_empty() => Ok(found),
             _ => Err(self.pem(name, "certificate")),
         }
     }
@@ -246,6 +342,19 @@ impl StateFolder {
         };
         write().map_err(|cause| IdentityError::File { path: path.clone(), cause })
     }
+}
+
+/// That what came is an identity: a certificate with a validity, of this very key, and an authority that can be trusted.
+fn check_fit(key_pem: &str, certificate: &[u8], ca: &[u8]) -> Result<(), IdentityError> {
+    let unfit = IdentityError::Unfit;
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|_| unfit("the key is none"))?;
+    let key = rustls::crypto::ring::sign::any_supported_type(&key).map_err(|_| unfit("the key is none"))?;
+    Validity::of(certificate).ok_or(unfit("the certificate has no validity"))?;
+    let chain = vec![CertificateDer::from(certificate.to_vec())];
+    let certified = rustls::sign::CertifiedKey::new(chain, key);
+    certified.keys_match().map_err(|_| unfit("the certificate is of another key"))?;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from(ca.to_vec())).map_err(|_| unfit("the authority has no certificate"))
 }
 
 /// A small file's bytes; none when there is no such file.
@@ -331,11 +440,19 @@ impl NewKey {
     /// # Errors
     /// [`IdentityError::Key`] when the key cannot be made.
     pub fn generate(agent: &AgentId) -> Result<Self, IdentityError> {
-        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        Self::request(&rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?, agent)
+    }
+
+    /// A key that was made before, with a new request.
+    fn of(key_pem: &str, agent: &AgentId) -> Result<Self, IdentityError> {
+        Self::request(&rcgen::KeyPair::from_pem(key_pem)?, agent)
+    }
+
+    fn request(key: &rcgen::KeyPair, agent: &AgentId) -> Result<Self, IdentityError> {
         let mut params = rcgen::CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, agent.as_str());
-        let request = params.serialize_request(&key)?;
+        let request = params.serialize_request(key)?;
         Ok(Self { key_pem: key.serialize_pem(), csr_der: request.der().to_vec() })
     }
 }
@@ -392,6 +509,13 @@ mod tests {
         assert_eq!(identity.roots[0], *certificate.der());
         let mode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(KEY_FILE), 0o600);
+        let set_mode = |mode| {
+            fs::set_permissions(folder.path().join(KEY_FILE), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set_mode(0o640);
+        let error = folder.identity().unwrap_err();
+        assert!(error.to_string().contains("agent.key: has mode 0640"), "{error}");
+        set_mode(0o600);
         fs::write(folder.path().join(KEY_FILE), "not a key").unwrap();
         assert!(matches!(folder.identity(), Err(IdentityError::Pem { .. })));
     }
@@ -433,6 +557,70 @@ mod tests {
             assert!(!folder.path().join(INCOMING_FILE).exists(), "it is settled");
             assert!(fits(&folder, &new));
         }
+    }
+
+    /// As on a medium that went read-only, or while a process that stores was stopped in the middle.
+    #[test]
+    fn an_identity_is_read_without_the_lock_and_waits_for_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = StateFolder::open(&dir.path().join("state")).unwrap();
+        let (key, certificate) = made();
+        folder.store_identity(&key, &certificate, &certificate).unwrap();
+        let lock = folder.path().join(LOCK_FILE);
+        fs::remove_file(&lock).unwrap();
+        assert!(fits(&folder, &certificate));
+        assert!(!lock.exists(), "reading makes no file");
+        fs::create_dir(&lock).unwrap();
+        assert!(fits(&folder, &certificate), "nor needs it one");
+        let stored = folder.store_identity(&key, &certificate, &certificate);
+        assert!(matches!(stored, Err(IdentityError::File { .. })));
+        fs::remove_dir(&lock).unwrap();
+        let _held = folder.lock().unwrap();
+        assert!(fits(&folder, &certificate));
+        let (new_key, new) = made();
+        let incoming = [new_key.as_str(), &certificate_pem(&new), &certificate_pem(&new)].concat();
+        folder.write(INCOMING_FILE, incoming.as_bytes()).unwrap();
+        assert!(fits(&folder, &new), "what another process has begun to store counts");
+        assert!(folder.path().join(INCOMING_FILE).exists(), "and is left to it");
+        let stored = folder.store_identity(&key, &certificate, &certificate);
+        assert!(matches!(stored, Err(IdentityError::Busy { .. })));
+    }
+
+    #[test]
+    fn what_is_no_identity_for_the_key_replaces_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = StateFolder::open(&dir.path().join("state")).unwrap();
+        let ((key, certificate), (_, other)) = (made(), made());
+        folder.store_identity(&key, &certificate, &certificate).unwrap();
+        let (next, fitting) = made();
+        for (certificate, ca) in [
+            (&other[..], &fitting[..]),
+            (b"", &fitting),
+            (b"none", &fitting),
+            (&fitting, b""),
+            (&fitting, b"none"),
+        ] {
+            let stored = folder.store_identity(&next, certificate, ca);
+            assert!(matches!(stored, Err(IdentityError::Unfit(_))), "{stored:?}");
+        }
+        assert!(fits(&folder, &certificate));
+    }
+
+    #[test]
+    fn a_key_is_asked_for_again_until_its_certificate_is_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = StateFolder::open(&dir.path().join("state")).unwrap();
+        let agent = AgentId::parse("edge-1").unwrap();
+        let asked = folder.next_key(&agent).unwrap();
+        assert_eq!(folder.next_key(&agent).unwrap().key_pem, asked.key_pem, "the answer was lost");
+        let mode = fs::metadata(folder.path().join(NEXT_KEY_FILE)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+        let key = rcgen::KeyPair::from_pem(&asked.key_pem).unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["a".into()]).unwrap().self_signed(&key).unwrap();
+        folder.store_identity(&asked.key_pem, certificate.der(), certificate.der()).unwrap();
+        assert_ne!(folder.next_key(&agent).unwrap().key_pem, asked.key_pem);
+        fs::write(folder.path().join(NEXT_KEY_FILE), "torn").unwrap();
+        assert_ne!(folder.next_key(&agent).unwrap().key_pem, asked.key_pem);
     }
 
     #[test]

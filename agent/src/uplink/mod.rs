@@ -20,7 +20,7 @@ use vedette_common::wire::Frame;
 
 use crate::config::{self, Transport};
 use crate::engine::Engine;
-use crate::identity::{Identity, IdentityError, NewKey, StateFolder, Token};
+use crate::identity::{Identity, IdentityError, StateFolder, Token};
 use crate::source::Stop;
 use mqtt::{MqttError, Topics};
 use quic::UplinkError;
@@ -99,14 +99,14 @@ impl Connection {
 /// Obtains a certificate with a token and stores it in the state folder.
 ///
 /// # Errors
-/// [`EnrollError`]; the state folder is unchanged unless storing itself failed.
+/// [`EnrollError`]; the identity is unchanged then. The key that was asked for is kept, and asked for again by the next attempt.
 pub async fn enroll(
     folder: &StateFolder,
     agent: &AgentId,
     settings: &config::Uplink,
     token: &Token,
 ) -> Result<(), EnrollError> {
-    let new = NewKey::generate(agent)?;
+    let new = folder.next_key(agent)?;
     let enrolled = quic::enroll(&settings.address, &settings.server_name, token, &new.csr_der).await?;
     folder.store_identity(&new.key_pem, &enrolled.certificate_der, &enrolled.ca_der)?;
     Ok(())
@@ -122,7 +122,7 @@ pub async fn renew(
     settings: &config::Uplink,
     identity: &Identity,
 ) -> Result<(), EnrollError> {
-    let new = NewKey::generate(agent)?;
+    let new = folder.next_key(agent)?;
     let renewed = quic::renew(&settings.address, &settings.server_name, identity, &new.csr_der).await?;
     folder.store_identity(&new.key_pem, &renewed.certificate_der, &renewed.ca_der)?;
     Ok(())
