@@ -210,6 +210,16 @@ impl Authority {
         std::iter::once(&self.root).chain(self.former.iter().map(|former| &former.root))
     }
 
+    /// Whether one of the roots has this name (DER): each carries a piece of its key's fingerprint.
+    #[must_use]
+    pub fn trusts(&self, issuer: &[u8]) -> bool {
+        let is_named = |root: &CertificateDer<'_>| {
+            let parsed = x509_parser::parse_x509_certificate(root);
+            parsed.is_ok_and(|(_, root)| root.subject().as_raw() == issuer)
+        };
+        self.roots().any(is_named)
+    }
+
     /// A new key and certificate for the server, with the chain that old and new agents verify it by.
     ///
     /// # Errors

@@ -50,6 +50,9 @@ pub enum EnrollError {
     /// Another certificate was asked for in the name of another agent.
     #[error("agent {0} asked for a certificate in another's name")]
     OtherAgent(AgentId),
+    /// Another certificate was asked for with one whose CA is trusted no more.
+    #[error("agent {0} asked for a certificate with one of a CA's key that is trusted no more")]
+    Distrusted(AgentId),
     /// The certificate does not fit the message.
     #[error("the certificate has {0} bytes and does not fit the message")]
     TooLong(usize),
@@ -71,7 +74,7 @@ impl EnrollError {
             Self::Token(TokenError::Expired) => RefuseReason::TokenExpired,
             Self::Token(TokenError::AgentKnown(_)) => RefuseReason::AgentKnown,
             Self::Token(TokenError::Revoked(_)) => RefuseReason::Revoked,
-            Self::OtherAgent(_) => RefuseReason::WrongIdentity,
+            Self::OtherAgent(_) | Self::Distrusted(_) => RefuseReason::WrongIdentity,
             Self::Ca(CaError::State(_) | CaError::File { .. } | CaError::Rcgen(_)) => {
                 RefuseReason::Overloaded
             }
@@ -176,6 +179,8 @@ pub enum Standing {
     Revoked,
     /// It is past its time.
     Expired,
+    /// The key of the CA that signed it is trusted no more.
+    Distrusted,
 }
 
 /// Answers enrolments and renewals, and knows whose certificates are good.
@@ -214,12 +219,14 @@ impl Enroller {
         Arc::clone(&self.authority.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes another CA from now on, after a rotation, and leaves a local token for it.
+    /// Takes another CA from now on, after a rotation, and leaves a local token for it. Connections with certificates under a key that it trusts
+    /// no more end.
     ///
     /// # Errors
     /// [`EnrollError`] when the token cannot be left.
     pub async fn replace_authority(&self, authority: Arc<Authority>) -> Result<(), EnrollError> {
         *self.authority.write().unwrap_or_else(PoisonError::into_inner) = authority;
+        self.changes.send_modify(|_| ());
         self.leave_local_token().await
     }
 
@@ -250,6 +257,9 @@ impl Enroller {
     /// the CA's word.
     #[must_use]
     pub fn standing(&self, identity: &Identity, now: SystemTime) -> Standing {
+        if !self.authority().trusts(&identity.issuer) {
+            return Standing::Distrusted;
+        }
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
         match agents.get(identity.agent.as_str()) {
             Some(known) if known.revoked_ms.is_some() => Standing::Revoked,
@@ -305,13 +315,17 @@ impl Enroller {
     pub async fn greet(&self, identity: &Identity) -> Result<(), EnrollError> {
         let is_next =
             |known: &EnrolledAgent| known.next_fingerprint.as_deref() == Some(&identity.key_fingerprint);
-        let known = self.known(&identity.agent);
-        let Some(mut known) = known.filter(is_next) else { return Ok(()) };
+        if !self.known(&identity.agent).as_ref().is_some_and(is_next) {
+            return Ok(());
+        }
         let _changing = self.changing.lock().await;
+        // It may have been revoked or enrolled anew while this waited for its turn.
+        let Some(mut known) = self.known(&identity.agent).filter(is_next) else { return Ok(()) };
         let (agent, key) = (identity.agent.clone(), identity.key_fingerprint);
-        self.store.with(move |store| store.settle_agent(&agent, &key)).await??;
-        (known.key_fingerprint, known.next_fingerprint) = (key.to_vec(), None);
-        self.remember(known);
+        if self.store.with(move |store| store.settle_agent(&agent, &key)).await?? {
+            (known.key_fingerprint, known.next_fingerprint) = (key.to_vec(), None);
+            self.remember(known);
+        }
         Ok(())
     }
 
@@ -356,6 +370,11 @@ impl Enroller {
         if signing.agent != identity.agent {
             return Err(EnrollError::OtherAgent(identity.agent.clone()));
         }
+        // What was verified when the connection began may have been under a key that a rotation has put aside since.
+        let authority = self.authority();
+        if !authority.trusts(&identity.issuer) {
+            return Err(EnrollError::Distrusted(identity.agent.clone()));
+        }
         let now = SystemTime::now();
         let not_after_ms = unix_ms(now).saturating_add(duration_ms(AGENT_CERTIFICATE_VALIDITY));
         let (present, next) = (identity.clone(), signing.key_fingerprint);
@@ -364,7 +383,7 @@ impl Enroller {
             .store
             .with(move |store| store.renew_agent(&present, &next, unix_ms(now), not_after_ms))
             .await??;
-        let issued = self.authority().issue_agent(&signing, &renewed.regions, now)?;
+        let issued = authority.issue_agent(&signing, &renewed.regions, now)?;
         self.remember(renewed);
         Ok(Enrolled { certificate_der: bounded(&issued.certificate)?, ca_der: bounded(&issued.ca)? })
     }

@@ -119,6 +119,8 @@ pub struct Identity {
     pub key_fingerprint: [u8; 32],
     /// End of the certificate's validity, Unix seconds.
     pub not_after_s: u64,
+    /// Who signed it (DER Name): each key of the CA has a name of its own.
+    pub issuer: Vec<u8>,
 }
 
 impl Identity {
@@ -137,7 +139,8 @@ impl Identity {
         };
         let key_fingerprint = Sha256::digest(certificate.public_key().raw).into();
         let not_after_s = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
-        Ok(Self { agent, regions: Regions::parse(named(REGION_URI))?, key_fingerprint, not_after_s })
+        let (regions, issuer) = (Regions::parse(named(REGION_URI))?, certificate.issuer().as_raw().to_vec());
+        Ok(Self { agent, regions, key_fingerprint, not_after_s, issuer })
     }
 }
 

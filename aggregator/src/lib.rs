@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod notify;
 pub mod operators;
 pub mod outbox;
+pub mod places;
 pub mod pulse;
 mod reload;
 pub mod replay;

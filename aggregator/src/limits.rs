@@ -62,6 +62,14 @@ pub const HANDSHAKES_MAX: usize = 256;
 pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
 /// Handshakes under way from which a newcomer must first prove its address by a QUIC retry.
 pub const HANDSHAKES_UNPROVEN_MAX: usize = 32;
+/// Addresses whose fruitless handshakes are remembered, at most; of more, the one with the fewest is forgotten.
+pub const SUSPECTS_MAX: usize = 4_096;
+/// Fruitless handshakes of one address (of one /64 in IPv6) from which it has to wait.
+pub const FRUITLESS_MAX: u32 = 128;
+/// How long it takes until one of them is forgiven: an address that goes on gets one handshake in this time.
+pub const FRUITLESS_FORGIVEN: Duration = Duration::from_secs(1);
+/// As how many of them an enrolment counts that was refused: it also asked the store.
+pub const REFUSED_ENROLMENT_WEIGHT: u32 = 8;
 /// Enrolments under way, at most.
 pub const ENROLMENTS_MAX: usize = 64;
 /// When an agent that came over the limit of connections should try again, milliseconds.
@@ -126,6 +134,8 @@ pub const LOGIN_ATTEMPTS_FREE: u32 = 5;
 pub const LOGIN_PAUSE_MIN: Duration = Duration::from_secs(15);
 /// Longest wait of a source of wrong log-ins.
 pub const LOGIN_PAUSE_MAX: Duration = Duration::from_secs(900);
+/// How long without an attempt until one wrong log-in is forgiven.
+pub const LOGIN_FORGIVEN: Duration = Duration::from_secs(600);
 /// How long after its last attempt a source is forgotten.
 pub const LOGIN_MEMORY: Duration = Duration::from_secs(3_600);
 /// Passwords checked at a time: each takes 19 MiB and a core.
@@ -134,9 +144,15 @@ pub const PASSWORD_CHECKS_MAX: usize = 2;
 pub const PASSWORD_CHECK_WAIT: Duration = Duration::from_secs(5);
 /// Bytes of the body of a request.
 pub const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024;
-/// TLS handshakes of browsers and scripts under way; more wait.
-pub const HTTP_HANDSHAKES_MAX: usize = 64;
+/// Connections of browsers and scripts at a time; more are closed at once. Each holds a request of some kilobytes.
+pub const HTTP_CONNECTIONS_MAX: usize = 256;
+/// Those of one address (of one /64 in IPv6), unless it is this machine or a proxy that the config names.
+pub const HTTP_CONNECTIONS_PER_ADDRESS_MAX: usize = 64;
+/// How long a connection may take to ask for something whole, counted from its beginning or from what was last said to it, and to take
+/// what it is told.
+pub const HTTP_PATIENCE: Duration = Duration::from_secs(30);
 
+const _: () = assert!(2 * HTTP_CONNECTIONS_PER_ADDRESS_MAX <= HTTP_CONNECTIONS_MAX);
 const _: () = assert!(LOGIN_PAUSE_MAX.as_secs() < LOGIN_MEMORY.as_secs());
 const _: () = assert!(SERVER_CERTIFICATE_RENEWAL.as_secs() * 2 <= SERVER_CERTIFICATE_VALIDITY.as_secs());
 const _: () = assert!(ALERTMANAGER_BELIEF.as_secs() >= 3 * ALERTMANAGER_RESEND.as_secs());
@@ -145,5 +161,7 @@ const _: () = assert!(STREAM_WINDOW_BYTES as usize >= 2 * vedette_common::limits
 const _: () = assert!(MQTT_PACKET_BYTES_MAX as usize > MQTT_MESSAGE_BYTES_MAX);
 const _: () = assert!(HANDSHAKES_UNPROVEN_MAX < HANDSHAKES_PER_ADDRESS_MAX);
 const _: () = assert!(2 * HANDSHAKES_PER_ADDRESS_MAX <= HANDSHAKES_MAX);
+// All that an address may have under way at a time may end fruitlessly once without costing it anything.
+const _: () = assert!(FRUITLESS_MAX as usize > HANDSHAKES_PER_ADDRESS_MAX);
 const _: () = assert!(RETRY_AFTER_MS_MIN < RETRY_AFTER_MS_MAX);
 const _: () = assert!(RETRY_PAUSE_MIN.as_millis() < RETRY_PAUSE_MAX.as_millis());

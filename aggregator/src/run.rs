@@ -115,8 +115,8 @@ impl Service {
         let gate = Gate::new(configs.clone(), reads.clone(), writes.clone(), metrics.clone())?;
         let desk = Desk::new(pictures.clone(), reads, writes, gate.clone(), configs.clone());
         let health = health(&metrics, &outlets, pictures);
-        let router = http::router(health, gate).merge(api::router(desk.clone()));
-        let web = WebListener::new(web, shown.clone());
+        let router = http::router(health, gate.clone()).merge(api::router(desk.clone()));
+        let web = WebListener::new(web, shown.clone(), gate);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { Ok(http::serve(web, router, stopping).await?) });
         tasks.spawn(run_listener(Arc::clone(&listener)));

@@ -25,19 +25,40 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 /// What a stranger needs to log in; none of it tells anything.
 const OPEN_PATHS: [&str; 4] = ["/login", "/console.css", "/console.js", "/icon.svg"];
 
-/// What the guard knows: the gate, and how many requests are under way.
+/// What the guard knows: the gate, and how many requests are under way; strangers have a part of their own, so that they keep nobody out.
 #[derive(Clone)]
 pub(super) struct Guard {
     gate: Gate,
     requests: Arc<Semaphore>,
+    of_strangers: Arc<Semaphore>,
 }
 
 impl Guard {
     /// A guard with the config's limit on requests at a time.
     pub(super) fn new(gate: Gate) -> Self {
         let requests_max = gate.config().limits.requests_max as usize;
-        Self { gate, requests: Arc::new(Semaphore::new(requests_max)) }
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self { gate, requests: places(requests_max), of_strangers: places(requests_max.div_ceil(4)) }
     }
+}
+
+impl Guard {
+    /// The places for requests of whoever asks. Who is not known and logs in, or may not even read, sends bodies that may never come.
+    fn places(&self, method: &Method, caller: Option<&Caller>) -> &Semaphore {
+        let is_stranger = caller.is_none() && (changes(method) || self.gate.is_closed());
+        if is_stranger { &self.of_strangers } else { &self.requests }
+    }
+
+    fn too_many(&self) -> Response {
+        self.gate.metrics().count(Tally::TurnedAway, "too_many");
+        let message = "too many requests at a time: see `limits.requests_max`";
+        Refusal(StatusCode::SERVICE_UNAVAILABLE, message.into()).into_response()
+    }
+}
+
+/// Whether a request of this method changes something.
+fn changes(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 /// Where a request really comes from, and whether it came encrypted: a believed proxy knows better than the socket.
@@ -54,24 +75,21 @@ pub(super) async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let mut response = match guard.requests.try_acquire() {
-        Ok(_permit) => match admit(&guard.gate, peer.ip(), Asked::of(&request)).await {
-            Ok((origin, caller)) => {
-                request.extensions_mut().insert(origin);
-                if let Some(caller) = caller {
-                    request.extensions_mut().insert(caller);
-                }
-                next.run(request).await
+    let mut response = match admit(&guard.gate, peer.ip(), Asked::of(&request)).await {
+        Ok((origin, caller)) => {
+            let places = guard.places(request.method(), caller.as_ref());
+            request.extensions_mut().insert(origin);
+            if let Some(caller) = caller {
+                request.extensions_mut().insert(caller);
             }
-            Err((reason, response)) => {
-                guard.gate.metrics().count(Tally::TurnedAway, reason);
-                *response
+            match places.try_acquire() {
+                Ok(_permit) => next.run(request).await,
+                Err(_) => guard.too_many(),
             }
-        },
-        Err(_) => {
-            guard.gate.metrics().count(Tally::TurnedAway, "too_many");
-            let message = "too many requests at a time: see `limits.requests_max`";
-            Refusal(StatusCode::SERVICE_UNAVAILABLE, message.into()).into_response()
+        }
+        Err((reason, response)) => {
+            guard.gate.metrics().count(Tally::TurnedAway, reason);
+            *response
         }
     };
     mark(response.headers_mut());
@@ -118,7 +136,7 @@ async fn admit(gate: &Gate, peer: IpAddr, asked: Asked<'_>) -> Result<(Origin, O
     check(headers, &config.listen.http_names)
         .map_err(|message| turned("foreign_site", StatusCode::FORBIDDEN, message))?;
     let origin = origin(gate, &config, peer, headers);
-    let changes = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let changes = changes(method);
     let caller = known(gate, headers).await?;
     if changes && caller.as_ref().is_none_or(|caller| caller.by == By::Session) {
         comes_from_here(headers, origin.secure)
@@ -183,7 +201,8 @@ fn credentials(headers: &HeaderMap) -> Credentials<'_> {
 }
 
 /// The value of our cookie.
-pub(super) fn session_cookie(headers: &HeaderMap) -> Option<&str> {
+#[must_use]
+pub fn session_cookie(headers: &HeaderMap) -> Option<&str> {
     let cookies = headers.get_all(header::COOKIE).into_iter().filter_map(|value| value.to_str().ok());
     cookies
         .flat_map(|line| line.split(';'))
@@ -230,7 +249,10 @@ fn check(headers: &HeaderMap, names: &[String]) -> Result<(), &'static str> {
 /// Whether a change was asked for by a page of this very address: browsers say where a request was made, and nothing else has our cookie.
 ///
 /// Over TLS a page that came without is another site: anybody on the way may have written it.
-fn comes_from_here(headers: &HeaderMap, secure: bool) -> Result<(), &'static str> {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn comes_from_here(headers: &HeaderMap, secure: bool) -> Result<(), &'static str> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let host = text("host").unwrap_or_default();
     match (text("origin"), text("sec-fetch-site")) {
@@ -248,7 +270,9 @@ fn comes_from_here(headers: &HeaderMap, secure: bool) -> Result<(), &'static str
     }
 }
 
-fn is_ours(host: &str, names: &[String]) -> bool {
+/// Whether the Host header names this very machine: an address, localhost, or a name from the config.
+#[must_use]
+pub fn is_ours(host: &str, names: &[String]) -> bool {
     let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),

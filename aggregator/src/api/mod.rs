@@ -32,7 +32,9 @@ use crate::schedule::Schedule;
 use crate::store::{StoreClosed, StoreError, StoreHandle};
 use explain::Explanation;
 pub(crate) use guard::metrics_guard;
+pub use guard::{comes_from_here, is_ours, session_cookie};
 use history::History;
+pub use operate::{LabelOrder, SilenceOrder};
 
 /// Ledger entries and past incidents in one answer.
 const ROWS_MAX: usize = 500;

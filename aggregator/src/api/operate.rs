@@ -22,7 +22,7 @@ use crate::operators::{self, LabelKind, NewSilence, OrderError};
 /// A silence as the API takes it; `until` or `for_s` says when it ends.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct SilenceOrder {
+pub struct SilenceOrder {
     #[serde(default)]
     region: Vec<String>,
     #[serde(default)]
@@ -38,7 +38,7 @@ pub(super) struct SilenceOrder {
 /// A label as the API takes it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct LabelOrder {
+pub struct LabelOrder {
     label: LabelKind,
     #[serde(default)]
     comment: String,

@@ -1,5 +1,6 @@
 //! How often somebody was wrong lately, and how long they have to wait.
-//! It must never grow beyond its limit, nor be passed by asking many times at once: an attempt counts as wrong until it is known to be right.
+//! It must never grow beyond its limit, nor be passed by asking many times at once: an attempt counts as wrong until it is known to be right,
+//! and being right takes back that one attempt alone, or an account of one's own would make guessing at another's free.
 //! The hard case is a full table: the entry whose wait ends first goes, so that those who wait longest are kept.
 
 use std::collections::BTreeMap;
@@ -7,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use vedette_common::MonoMs;
 
-use crate::limits::{LOGIN_ATTEMPTS_FREE, LOGIN_MEMORY, LOGIN_PAUSE_MAX, LOGIN_PAUSE_MIN};
+use crate::limits::{LOGIN_ATTEMPTS_FREE, LOGIN_FORGIVEN, LOGIN_MEMORY, LOGIN_PAUSE_MAX, LOGIN_PAUSE_MIN};
 
 #[derive(Debug, Clone, Copy)]
 struct Record {
@@ -30,16 +31,21 @@ impl<K: Ord + Clone> Attempts<K> {
         Self { records: BTreeMap::new(), records_max }
     }
 
-    /// Counts an attempt as wrong, until [`Attempts::forget`] says that it was right.
+    /// Counts an attempt as wrong, until [`Attempts::undo`] says that it was not. One is forgiven after each [`LOGIN_FORGIVEN`] without any.
     ///
     /// # Errors
     /// The seconds, rounded up, that `source` has to wait first; the attempt does not count then.
     pub fn begin(&mut self, source: K, now: MonoMs) -> Result<(), u64> {
         let memory_ms = u64::try_from(LOGIN_MEMORY.as_millis()).unwrap_or(u64::MAX);
+        let forgiven_ms = u64::try_from(LOGIN_FORGIVEN.as_millis()).unwrap_or(u64::MAX);
         self.records.retain(|_, record| now.0.saturating_sub(record.last.0) < memory_ms);
         let wrong = match self.records.get(&source) {
             Some(record) if record.until > now => return Err((record.until.0 - now.0).div_ceil(1_000)),
-            Some(record) => record.wrong.saturating_add(1),
+            Some(record) => {
+                let forgiven = now.0.saturating_sub(record.last.0) / forgiven_ms;
+                let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
+                record.wrong.saturating_sub(forgiven).saturating_add(1)
+            }
             None => 1,
         };
         if self.records.len() >= self.records_max && !self.records.contains_key(&source) {
@@ -53,9 +59,14 @@ impl<K: Ord + Clone> Attempts<K> {
         Ok(())
     }
 
-    /// The attempt was right.
-    pub fn forget(&mut self, source: &K) {
-        self.records.remove(source);
+    /// An attempt was right, or could not be looked at.
+    pub fn undo(&mut self, source: &K) {
+        let Some(record) = self.records.get_mut(source) else { return };
+        record.wrong = record.wrong.saturating_sub(1);
+        record.until = MonoMs(record.last.0.saturating_add(pause_ms(record.wrong)));
+        if record.wrong == 0 {
+            self.records.remove(source);
+        }
     }
 }
 
@@ -89,7 +100,7 @@ mod tests {
         for pause_s in [15, 30, 60, 120, 240, 480, 900, 900] {
             assert_eq!(attempts.begin("a", now), Err(pause_s));
             assert_eq!(attempts.begin("b", now), Ok(()), "another source does not wait");
-            attempts.forget(&"b");
+            attempts.undo(&"b");
             now = MonoMs(now.0 + pause_s * 1_000 - 1);
             assert_eq!(attempts.begin("a", now), Err(1), "not a moment early");
             now = MonoMs(now.0 + 1);
@@ -98,16 +109,15 @@ mod tests {
     }
 
     #[test]
-    fn being_right_and_an_hour_without_attempts_end_it() {
+    fn being_right_takes_back_one_attempt_and_an_hour_without_any_all() {
         let mut attempts = Attempts::new(8);
         for _ in 0..LOGIN_ATTEMPTS_FREE {
             attempts.begin("a", MonoMs(0)).unwrap();
         }
         assert!(attempts.begin("a", MonoMs(0)).is_err());
-        attempts.forget(&"a");
-        for _ in 0..LOGIN_ATTEMPTS_FREE {
-            assert_eq!(attempts.begin("a", MonoMs(0)), Ok(()));
-        }
+        attempts.undo(&"a");
+        assert_eq!(attempts.begin("a", MonoMs(0)), Ok(()), "the right one did not count");
+        assert!(attempts.begin("a", MonoMs(0)).is_err(), "those before it do");
         assert_eq!(attempts.begin("a", MonoMs(3_600_000)), Ok(()));
         assert_eq!(attempts.begin("a", MonoMs(3_600_000)), Ok(()), "it began anew");
     }

@@ -77,7 +77,7 @@ pub struct Caller {
 /// What a request brings to show who asks.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Credentials<'a> {
-    /// The `Authorization` header.
+    /// The `Authorization` header. Schemes other than Bearer are not ours: a proxy before this may have asked for them.
     pub authorization: Option<&'a str>,
     /// The value of our cookie.
     pub cookie: Option<&'a str>,
@@ -190,10 +190,10 @@ impl Gate {
     /// Who sends this; none for a stranger, and for a session that is over.
     ///
     /// # Errors
-    /// [`AuthError::Token`] for an `Authorization` header that is no token of ours.
+    /// [`AuthError::Token`] for a Bearer token that is none of ours.
     pub async fn caller(&self, credentials: Credentials<'_>) -> Result<Option<Caller>, AuthError> {
-        if let Some(header) = credentials.authorization {
-            let token = bearer(header).and_then(Key::parse).ok_or(AuthError::Token)?;
+        if let Some(token) = credentials.authorization.and_then(bearer) {
+            let token = Key::parse(token).ok_or(AuthError::Token)?;
             let row = self.reads.with(move |store| store.api_token(&token.handle)).await??;
             let row = self.proven(row, &token).ok_or(AuthError::Token)?;
             let name = format!("token:{}", row.name);
@@ -218,7 +218,12 @@ impl Gate {
     /// # Errors
     /// [`AuthError`]: wrong, too often wrong, or the store.
     pub async fn log_in(&self, address: IpAddr, user: String, password: String) -> Result<Key, AuthError> {
+        let address = attempts::network(address);
         let result = self.try_log_in(address, user, password).await;
+        // What says nothing of the password is no guess.
+        if !matches!(result, Err(AuthError::Password | AuthError::Wait(_))) {
+            self.attempts().undo(&address);
+        }
         let outcome = match &result {
             Ok(_) => "done",
             Err(AuthError::Password) => "wrong",
@@ -231,30 +236,30 @@ impl Gate {
     }
 
     async fn try_log_in(&self, address: IpAddr, user: String, password: String) -> Result<Key, AuthError> {
-        let address = attempts::network(address);
         self.attempts().begin(address, self.clock.now().mono).map_err(AuthError::Wait)?;
         let permit = timeout(PASSWORD_CHECK_WAIT, Arc::clone(&self.checks).acquire_owned()).await;
         let Ok(Ok(permit)) = permit else { return Err(AuthError::Busy) };
         let wanted = user.clone();
         let stored = self.reads.with(move |store| store.password_hash(&wanted)).await??;
-        let known = stored.is_some();
-        let hash = stored.and_then(|text| PasswordHash::read(&text));
+        let hash = stored.as_deref().and_then(PasswordHash::read);
         let hash = hash.map_or_else(|| Arc::clone(&self.decoy), Arc::new);
         self.metrics.password_checks.inc();
         let check = tokio::task::spawn_blocking(move || hash.is_of(&password));
         let right = check.await.map_err(|error| AuthError::System(error.to_string()))?;
         drop(permit);
-        if !(right && known) {
+        let Some(checked) = stored.filter(|_| right) else {
             tracing::warn!(%address, "log-in refused: name or password is wrong");
             return Err(AuthError::Password);
-        }
-        self.attempts().forget(&address);
+        };
         let key = Key::generate().map_err(AuthError::System)?;
         let (handle, secret_hash, name) = (key.handle, key.secret_hash(), user.clone());
         let now_ms = unix_ms(SystemTime::now());
         let expires_ms = now_ms + i64::from(self.config().auth.session_s) * 1_000;
         let row = KeyRow { handle, secret_hash, name, scope: String::new(), expires_ms: Some(expires_ms) };
-        self.writes.with(move |store| store.open_session(&row, now_ms)).await??;
+        if !self.writes.with(move |store| store.open_session(&row, &checked, now_ms)).await?? {
+            tracing::warn!(%address, "log-in refused: the password was changed meanwhile");
+            return Err(AuthError::Password);
+        }
         tracing::info!(user, %address, "logged in");
         Ok(key)
     }

@@ -40,7 +40,7 @@ pub(super) fn run(Command::Rotate(rotate): Command) -> anyhow::Result<()> {
     if rotate.distrust {
         writeln!(
             out,
-            "restart a running aggregator to end the connections of agents; each must enrol again"
+            "a running aggregator takes it within seconds and ends the connections of agents; each must enrol again"
         )?;
     } else {
         writeln!(out, "a running aggregator takes it within seconds")?;

@@ -1,28 +1,30 @@
 //! The console's listening socket: plain HTTP, or TLS 1.3 where the config names a certificate.
-//! It must never let one slow handshake hold up the next connection, nor have more than a few under way. The hard case is a certificate that is
-//! renewed: the files are read again with the config, and connections that stand stay.
+//! It must never let one slow handshake hold up the next connection, nor hold more connections than a number, in all or for one address. The
+//! hard case is a certificate that is renewed: the files are read again with the config, and connections that stand stay.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
-use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::task::{Context, Poll};
 
 use axum::serve::Listener;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
+use super::stream::{Socket, WebStream};
+use crate::auth::Gate;
 use crate::config::HttpTls;
-use crate::limits::{HANDSHAKE_TIMEOUT, HTTP_HANDSHAKES_MAX};
+use crate::limits::{
+    HANDSHAKE_TIMEOUT, HTTP_CONNECTIONS_MAX, HTTP_CONNECTIONS_PER_ADDRESS_MAX, HTTP_PATIENCE,
+};
+use crate::metrics::Tally;
+use crate::places::{NoPlace, Place, Places};
 
 /// Why TLS cannot be spoken with these files.
 #[derive(Debug, thiserror::Error)]
@@ -70,19 +72,36 @@ pub fn read_certificate(files: HttpTls<'_>) -> Result<Arc<ServerConfig>, Certifi
     Ok(Arc::new(config))
 }
 
-/// The socket, and what is shown on it.
+/// The socket, what is shown on it, and the places behind it.
 #[derive(Debug)]
 pub struct WebListener {
     socket: TcpListener,
     shown: Option<Shown>,
+    gate: Gate,
+    places: Places,
     handshakes: JoinSet<Option<(WebStream, SocketAddr)>>,
 }
 
 impl WebListener {
-    /// Speaks TLS if there is something to show.
+    /// Speaks TLS if there is something to show; the gate says which proxies are believed, and counts whom there is no place for.
     #[must_use]
-    pub fn new(socket: TcpListener, shown: Option<Shown>) -> Self {
-        Self { socket, shown, handshakes: JoinSet::new() }
+    pub fn new(socket: TcpListener, shown: Option<Shown>, gate: Gate) -> Self {
+        let places = Places::new(HTTP_CONNECTIONS_MAX, HTTP_CONNECTIONS_PER_ADDRESS_MAX);
+        Self { socket, shown, gate, places, handshakes: JoinSet::new() }
+    }
+
+    /// A place for a connection; this machine and proxies speak for many.
+    fn place(&self, address: IpAddr) -> Option<Place> {
+        let address = address.to_canonical();
+        let is_trusted = address.is_loopback() || self.gate.config().auth.proxies.contains(&address);
+        let refused = |no_place| {
+            let reason = match no_place {
+                NoPlace::Full => "connections",
+                NoPlace::AddressFull => "connections_of_address",
+            };
+            self.gate.metrics().count(Tally::TurnedAway, reason);
+        };
+        self.places.take(address, is_trusted).map_err(refused).ok()
     }
 }
 
@@ -92,82 +111,28 @@ impl Listener for WebListener {
 
     async fn accept(&mut self) -> (WebStream, SocketAddr) {
         loop {
-            let room = self.handshakes.len() < HTTP_HANDSHAKES_MAX;
             let (stream, address) = tokio::select! {
                 Some(done) = self.handshakes.join_next() => match done {
                     Ok(Some(ready)) => return ready,
                     _ => continue,
                 },
-                accepted = Listener::accept(&mut self.socket), if room => accepted,
+                accepted = Listener::accept(&mut self.socket) => accepted,
             };
-            let Some(shown) = &self.shown else { return (WebStream::Plain(stream), address) };
+            let Some(place) = self.place(address.ip()) else { continue };
+            let Some(shown) = &self.shown else {
+                return (WebStream::new(Socket::Plain(stream), place, HTTP_PATIENCE), address);
+            };
             let config = Arc::clone(&shown.read().unwrap_or_else(PoisonError::into_inner));
             self.handshakes.spawn(async move {
                 let done = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await;
                 let stream =
                     done.ok()?.inspect_err(|error| tracing::debug!(%address, %error, "no TLS")).ok()?;
-                Some((WebStream::Tls(Box::new(stream)), address))
+                Some((WebStream::new(Socket::Tls(Box::new(stream)), place, HTTP_PATIENCE), address))
             });
         }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
-    }
-}
-
-/// A connection, with TLS or without.
-#[derive(Debug)]
-pub enum WebStream {
-    /// Without.
-    Plain(TcpStream),
-    /// With.
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl WebStream {
-    pub(super) fn send_at_once(&mut self) {
-        let socket = match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
-        };
-        // Where it cannot be had, answers are only slower.
-        let _ = socket.set_nodelay(true);
-    }
-}
-
-impl AsyncRead for WebStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for WebStream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
     }
 }

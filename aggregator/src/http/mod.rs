@@ -3,6 +3,7 @@
 //! The hard case is a stop while somebody reads: no request is taken any more, those under way are finished.
 
 pub mod listener;
+mod stream;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -24,7 +25,8 @@ use crate::api::metrics_guard;
 use crate::auth::Gate;
 use crate::listen::stopped;
 use crate::metrics::MetricsPage;
-use listener::{WebListener, WebStream};
+use listener::WebListener;
+use stream::WebStream;
 
 /// What health and metrics are read from.
 #[derive(Debug, Clone)]

@@ -41,9 +41,11 @@ const TOPIC_ROOT: &str = "vedette/v1";
 
 /// Who speaks, by the topic: an agent, for one region.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Speaker {
-    agent: AgentId,
-    region: String,
+pub struct Speaker {
+    /// The agent.
+    pub agent: AgentId,
+    /// The region: whatever stands at its level, not empty.
+    pub region: String,
 }
 
 impl Speaker {
@@ -52,7 +54,8 @@ impl Speaker {
     }
 
     /// The speaker and the last part of a topic; none for a topic that is not ours.
-    fn of(topic: &str) -> Option<(Self, &str)> {
+    #[must_use]
+    pub fn of(topic: &str) -> Option<(Self, &str)> {
         let mut levels = topic.strip_prefix(TOPIC_ROOT)?.strip_prefix('/')?.split('/');
         let (region, agent, part) = (levels.next()?, levels.next()?, levels.next()?);
         if levels.next().is_some() || region.is_empty() {

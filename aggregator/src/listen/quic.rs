@@ -23,11 +23,12 @@ use super::doorway::{Doorway, Pass, TurnedAway};
 use super::tls::{ALPN_DATA, ALPN_ENROLL, TlsError, server_config};
 use super::{AgentMessage, Aside, FrameBuffer, Input, Reception, Replies, encode, stopped};
 use crate::ca::Authority;
+use crate::clock::Clock;
 use crate::enroll::Standing;
 use crate::identity::Identity;
 use crate::limits::{
     ENROLMENTS_MAX, FAREWELL_TIMEOUT, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, IDLE_TIMEOUT, OVERLOADED_RETRY_MS,
-    REPLY_QUEUE_MAX, SEND_WINDOW_BYTES, STREAM_WINDOW_BYTES,
+    REFUSED_ENROLMENT_WEIGHT, REPLY_QUEUE_MAX, SEND_WINDOW_BYTES, STREAM_WINDOW_BYTES,
 };
 use crate::metrics::Tally;
 
@@ -80,6 +81,8 @@ enum Ending {
     Revoked,
     #[error("the agent's certificate has expired")]
     Expired,
+    #[error("the key of the CA that signed the agent's certificate is trusted no more; enrol again")]
+    Distrusted,
     #[error("the first frame must be the birth of the agent that the certificate names")]
     WrongIdentity,
     #[error("bad frame: {0}")]
@@ -105,6 +108,7 @@ impl Ending {
             Self::OldKey => "old_key",
             Self::Revoked => "revoked",
             Self::Expired => "expired",
+            Self::Distrusted => "distrusted",
             Self::WrongIdentity => "wrong_identity",
             Self::BadFrame(_) => "bad_frame",
             Self::CutOff => "cut_off",
@@ -128,7 +132,9 @@ impl Ending {
         let (reason, retry_after_ms) = match self {
             Self::Overloaded => (RefuseReason::Overloaded, OVERLOADED_RETRY_MS),
             Self::Revoked => (RefuseReason::Revoked, 0),
-            Self::WrongIdentity | Self::OldKey | Self::NoIdentity(_) => (RefuseReason::WrongIdentity, 0),
+            Self::WrongIdentity | Self::OldKey | Self::Distrusted | Self::NoIdentity(_) => {
+                (RefuseReason::WrongIdentity, 0)
+            }
             _ => return None,
         };
         Some(Refuse { reason, key: None, retry_after_ms })
@@ -142,6 +148,7 @@ const fn admit(standing: Standing) -> Result<(), Ending> {
         Standing::OldKey => Err(Ending::OldKey),
         Standing::Revoked => Err(Ending::Revoked),
         Standing::Expired => Err(Ending::Expired),
+        Standing::Distrusted => Err(Ending::Distrusted),
     }
 }
 
@@ -182,7 +189,7 @@ impl QuicListener {
         .map_err(failed)?;
         let (stop, stopping) = watch::channel(false);
         let shared = Shared {
-            doorway: Doorway::default(),
+            doorway: Doorway::new(Clock::start()),
             enrolments: Arc::new(Semaphore::new(ENROLMENTS_MAX)),
             connections: Arc::new(Semaphore::new(reception.connections_max)),
             next_connection: AtomicU64::new(1),
@@ -244,7 +251,7 @@ impl QuicListener {
                 self.shared.reception.metrics.count(Tally::Handshake, turned_away.as_str());
                 match turned_away {
                     TurnedAway::ProveAddress => drop(incoming.retry()),
-                    TurnedAway::Full | TurnedAway::AddressFull => incoming.refuse(),
+                    TurnedAway::Full | TurnedAway::AddressFull | TurnedAway::TooOften => incoming.refuse(),
                 }
             }
         }
@@ -253,16 +260,22 @@ impl QuicListener {
 
 impl Shared {
     /// The life of one connection.
-    async fn connect(self: Arc<Self>, incoming: Incoming, pass: Pass) {
+    async fn connect(self: Arc<Self>, incoming: Incoming, mut pass: Pass) {
         let metrics = &self.reception.metrics;
         let connection = match timeout(HANDSHAKE_TIMEOUT, incoming).await {
             Err(_) => return metrics.count(Tally::Handshake, "slow"),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "handshake failed");
-                return metrics.count(Tally::Handshake, handshake_failure(&error));
+                let outcome = handshake_failure(&error);
+                // Certificates come under keys that only who hears our answers can have.
+                if outcome.starts_with("certificate") {
+                    pass.prove();
+                }
+                return metrics.count(Tally::Handshake, outcome);
             }
             Ok(Ok(connection)) => connection,
         };
+        pass.prove();
         metrics.count(Tally::Handshake, "done");
         let ending = self.serve_metered(&connection, pass).await.err().unwrap_or(Ending::Gone);
         metrics.count(Tally::Closed, ending.reason());
@@ -289,7 +302,7 @@ impl Shared {
     async fn serve(&self, connection: &Connection, pass: Pass) -> Result<(), Ending> {
         match chosen_protocol(connection).as_deref() {
             Some(ALPN_DATA) => self.carry_data(connection, pass).await,
-            Some(ALPN_ENROLL) => self.enroll(connection).await,
+            Some(ALPN_ENROLL) => self.enroll(connection, pass).await,
             // TLS itself refuses a peer that offers neither.
             _ => Err(Ending::NoCertificate),
         }
@@ -325,7 +338,10 @@ impl Shared {
         pass: Pass,
     ) -> Result<(), Ending> {
         admit(self.reception.enroller.standing(identity, SystemTime::now()))?;
-        let permit = Arc::clone(&self.connections).try_acquire_owned().map_err(|_| Ending::Overloaded)?;
+        let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() else {
+            pass.end_well();
+            return Err(Ending::Overloaded);
+        };
         let mut frames = Frames::new(receive, self.reception.clone());
         let first = timeout(HANDSHAKE_TIMEOUT, frames.next()).await.map_err(|_| Ending::Slow)??;
         let birth = first.ok_or(Ending::Gone)?;
@@ -336,7 +352,7 @@ impl Shared {
             tracing::warn!(agent = %identity.agent, %error, "the agent's former key stays good for now");
         }
         let _gauge = Raised::new(&self.reception.metrics.connections);
-        drop(pass);
+        pass.end_well();
         let (link, answers) = Link::open(self, identity)?;
         let result = link.carry(birth, frames, answers, send).await;
         drop(permit);
@@ -344,10 +360,11 @@ impl Shared {
     }
 
     /// The enrolment protocol: one request, one answer.
-    async fn enroll(&self, connection: &Connection) -> Result<(), Ending> {
+    async fn enroll(&self, connection: &Connection, pass: Pass) -> Result<(), Ending> {
         let metrics = &self.reception.metrics;
         let (mut send, receive) = accept_stream(connection).await?;
         let Ok(_permit) = self.enrolments.try_acquire() else {
+            pass.end_well();
             metrics.count(Tally::Enrolment, RefuseReason::Overloaded.as_str());
             let refuse =
                 Refuse { reason: RefuseReason::Overloaded, key: None, retry_after_ms: OVERLOADED_RETRY_MS };
@@ -365,13 +382,16 @@ impl Shared {
         match enrolled {
             Ok(enrolled) => {
                 metrics.count(Tally::Enrolment, done);
+                pass.end_well();
                 say_farewell(&mut send, Some(enrolled)).await;
             }
             Err(error) => {
                 let reason = error.refusal();
                 metrics.count(Tally::Enrolment, reason.as_str());
                 tracing::warn!(peer = %connection.remote_address(), %error, "enrolment refused");
-                let retry_after_ms = if reason == RefuseReason::Overloaded { OVERLOADED_RETRY_MS } else { 0 };
+                let is_ours = reason == RefuseReason::Overloaded;
+                let retry_after_ms = if is_ours { OVERLOADED_RETRY_MS } else { 0 };
+                pass.end_as(if is_ours { 0 } else { REFUSED_ENROLMENT_WEIGHT });
                 say_farewell(&mut send, Some(Refuse { reason, key: None, retry_after_ms })).await;
             }
         }

@@ -5,7 +5,7 @@
 //! order of what falls due together: windows close in the order of the regions' appearance, then the core judges.
 
 pub mod input;
-mod row;
+pub mod row;
 mod virtual_agent;
 
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use chrono::{DateTime, NaiveDateTime};
 
 /// Columns that one file may have: the tags of a series and the three with a meaning.
-pub(super) const COLUMNS_MAX: usize = vedette_common::limits::TAGS_MAX + 3;
+pub const COLUMNS_MAX: usize = vedette_common::limits::TAGS_MAX + 3;
 
 /// Why the header of a file makes no table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +29,7 @@ pub enum HeaderError {
 
 /// The columns of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Columns {
+pub struct Columns {
     names: Vec<String>,
     timestamp: usize,
     value: usize,
@@ -40,7 +40,10 @@ pub(super) struct Columns {
 
 impl Columns {
     /// Reads a header.
-    pub(super) fn parse(header: &str, measurement_default: &str) -> Result<Self, HeaderError> {
+    ///
+    /// # Errors
+    /// [`HeaderError`] for one that makes no table.
+    pub fn parse(header: &str, measurement_default: &str) -> Result<Self, HeaderError> {
         let names: Vec<String> =
             cells(header).map(|it| it.trim().trim_start_matches('\u{feff}').to_owned()).collect();
         if names.len() > COLUMNS_MAX {
@@ -59,28 +62,31 @@ impl Columns {
     }
 
     /// Whether a first line is a header rather than line protocol, whose fields have a `=`.
-    pub(super) fn is_header(line: &str) -> bool {
+    #[must_use]
+    pub fn is_header(line: &str) -> bool {
         let named =
             |name| cells(line).any(|it| it.trim().trim_start_matches('\u{feff}').eq_ignore_ascii_case(name));
         !line.contains('=') && (named("timestamp") || named("value"))
     }
 
     /// The time of a row, in Unix milliseconds.
-    pub(super) fn time_ms(&self, line: &str) -> Option<i64> {
+    #[must_use]
+    pub fn time_ms(&self, line: &str) -> Option<i64> {
         time_ms(cells(line).nth(self.timestamp)?.trim())
     }
 }
 
 /// One row, cut into its cells.
 #[derive(Clone, Debug)]
-pub(super) struct Row<'a> {
+pub struct Row<'a> {
     columns: &'a Columns,
     cells: heapless::Vec<Cow<'a, str>, COLUMNS_MAX>,
 }
 
 impl<'a> Row<'a> {
     /// Cuts a line; none if it has another number of cells than the header.
-    pub(super) fn cut(columns: &'a Columns, line: &'a str) -> Option<Self> {
+    #[must_use]
+    pub fn cut(columns: &'a Columns, line: &'a str) -> Option<Self> {
         let mut row = Self { columns, cells: heapless::Vec::new() };
         for cell in cells(line) {
             row.cells.push(cell).ok()?;
@@ -89,12 +95,16 @@ impl<'a> Row<'a> {
     }
 
     /// What is measured.
-    pub(super) fn measurement(&self) -> &str {
+    #[must_use]
+    pub fn measurement(&self) -> &str {
         self.columns.measurement.map_or(&self.columns.measurement_default, |at| self.cells[at].trim())
     }
 
-    /// The value, or why there is none.
-    pub(super) fn value(&self) -> Result<f64, &'static str> {
+    /// The value.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn value(&self) -> Result<f64, &'static str> {
         let text = self.cells[self.columns.value].trim();
         if text.is_empty() {
             return Err("value_missing");
@@ -103,7 +113,7 @@ impl<'a> Row<'a> {
     }
 
     /// The tags that have a value.
-    pub(super) fn tags(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn tags(&self) -> impl Iterator<Item = (&str, &str)> {
         let columns = self.columns;
         let meaning = move |at: &usize| {
             *at == columns.timestamp || *at == columns.value || Some(*at) == columns.measurement

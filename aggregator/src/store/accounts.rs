@@ -165,16 +165,23 @@ impl Store {
         Ok(statement.query_row([handle], key_row).optional()?)
     }
 
-    /// Opens a session for the user that `session` names; sessions that are over, and the oldest of too many, go.
+    /// Opens a session for the user that `session` names, if the password is still the one that was `checked`; sessions that are over, and the
+    /// oldest of too many, go. Gives whether it is open.
     ///
     /// # Errors
-    /// What SQLite says, a user that is gone among it.
-    pub fn open_session(&mut self, session: &KeyRow, now_ms: UnixMs) -> Result<(), StoreError> {
+    /// What SQLite says.
+    pub fn open_session(
+        &mut self,
+        session: &KeyRow,
+        checked: &str,
+        now_ms: UnixMs,
+    ) -> Result<bool, StoreError> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute("DELETE FROM console_sessions WHERE expires_ms <= ?1", [now_ms])?;
-        transaction.execute(
-            "INSERT INTO console_sessions (handle, secret_hash, user, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![session.handle, session.secret_hash, session.name, now_ms, session.expires_ms],
+        let opened = transaction.execute(
+            "INSERT INTO console_sessions (handle, secret_hash, user, created_ms, expires_ms)
+             SELECT ?1, ?2, name, ?4, ?5 FROM users WHERE name = ?3 AND password_hash = ?6",
+            params![session.handle, session.secret_hash, session.name, now_ms, session.expires_ms, checked],
         )?;
         transaction.execute(
             "DELETE FROM console_sessions WHERE handle IN (SELECT handle FROM console_sessions WHERE user = ?1
@@ -182,7 +189,7 @@ impl Store {
             params![session.name, SESSIONS_PER_USER_MAX],
         )?;
         transaction.commit()?;
-        Ok(())
+        Ok(opened > 0)
     }
 
     /// The session with that handle, with the present scope of its user.

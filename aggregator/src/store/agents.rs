@@ -118,17 +118,17 @@ impl Store {
         Ok(renewed)
     }
 
-    /// The agent used the key that it asked for: its former one is good no longer.
+    /// The agent used the key that it asked for: its former one is good no longer. Gives whether there was such a key.
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn settle_agent(&mut self, agent: &AgentId, key: &[u8; 32]) -> Result<(), StoreError> {
-        self.connection.execute(
+    pub fn settle_agent(&mut self, agent: &AgentId, key: &[u8; 32]) -> Result<bool, StoreError> {
+        let rows = self.connection.execute(
             "UPDATE agents SET key_fingerprint = ?2, next_fingerprint = NULL
-             WHERE agent = ?1 AND next_fingerprint = ?2",
+             WHERE agent = ?1 AND next_fingerprint = ?2 AND revoked_ms IS NULL",
             params![agent.as_str(), key],
         )?;
-        Ok(())
+        Ok(rows > 0)
     }
 }
 

@@ -3,7 +3,10 @@
 //! It must never measure how long an answer takes: that a password was checked is counted. The hard case is the cookie of a session that is
 //! over, which must not come back to life by being sent again.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use crate::program::{Answer, Program, agent, request};
 
@@ -75,6 +78,12 @@ fn an_address_that_others_reach_is_not_opened_by_oversight() {
     program.configure(true, &format!("{QUIET}[auth]\nmode = \"none\"\n"));
     program.start();
     assert_eq!(program.get("/api/v1/incidents", &[]).status, 200);
+    let of_a_proxy = ("authorization", "Basic YWRhOnNlY3JldA==");
+    assert_eq!(
+        program.get("/api/v1/incidents", &[of_a_proxy]).status,
+        200,
+        "what a proxy asked for is not ours"
+    );
     assert!(program.log().contains("everybody who reaches this address can read"), "{}", program.log());
     let change = program.ask(
         "POST",
@@ -188,6 +197,35 @@ fn guessing_ends_soon() {
     let outcome = "vedette_aggregator_log_ins_total{outcome=\"too_often\"}";
     assert_eq!(site.program.metric(outcome, &[("authorization", &site.reader)]), 1.0);
     assert_eq!(site.look(("authorization", &site.reader)), 200, "tokens are not held up");
+}
+
+/// Logs in without a name until the answer has this status, for a minute at most.
+fn wait_for_status(site: &Site, wanted: u16) {
+    let (begun, origin) = (Instant::now(), site.origin());
+    while site.program.ask("POST", "/login", &[FORM, ("origin", &origin)], "").status != wanted {
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain for {wanted}");
+    }
+}
+
+#[test]
+fn log_ins_that_never_come_to_an_end_keep_nobody_else_out() {
+    let site = Site::open();
+    let head = format!(
+        "POST /login HTTP/1.1\r\nHost: {}\r\nOrigin: {}\r\nContent-Type: {}\r\nContent-Length: 100\r\n\r\n",
+        site.program.http,
+        site.origin(),
+        FORM.1
+    );
+    let begin = || {
+        let mut stranger = TcpStream::connect(site.program.http).unwrap();
+        stranger.write_all(head.as_bytes()).unwrap();
+        stranger
+    };
+    let strangers: Vec<TcpStream> = (0..64).map(|_| begin()).collect();
+    wait_for_status(&site, 503);
+    assert_eq!(site.look(("authorization", &site.reader)), 200, "who is known has places of their own");
+    drop(strangers);
+    wait_for_status(&site, 400);
 }
 
 #[test]

@@ -10,13 +10,13 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use vedette_aggregator::ca::{Authority, SigningRequest};
-use vedette_aggregator::enroll::{Enroller, Standing};
+use vedette_aggregator::enroll::{EnrollError, Enroller, Standing};
 use vedette_aggregator::identity::{Identity, Regions};
 use vedette_aggregator::limits::{AGENT_CERTIFICATE_VALIDITY, CLOCK_SKEW};
 use vedette_aggregator::metrics::Tally;
 use vedette_aggregator::run::Service;
 use vedette_aggregator::state_folder::StateFolder;
-use vedette_aggregator::store::{Store, StoreThread};
+use vedette_aggregator::store::{Store, StoreHandle, StoreThread};
 use vedette_common::wire::{RefuseReason, Renew};
 
 use crate::agent::{
@@ -273,22 +273,118 @@ async fn a_renewal_on_the_data_connection_is_a_bad_frame() {
     assert!(session.farewell().await.contains("expected a frame of kind"));
 }
 
+/// An enroller with its own store, and what an agent gets from it.
+struct Desk {
+    enroller: Enroller,
+    authority: Arc<Authority>,
+    store: StoreHandle,
+    state: StateFolder,
+    _thread: StoreThread,
+    _folder: tempfile::TempDir,
+}
+
+impl Desk {
+    async fn open() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(&folder.path().join("state")).unwrap();
+        let authority = Arc::new(Authority::open(&state, SystemTime::now()).unwrap());
+        let (thread, store) = StoreThread::start(Store::open(&state).unwrap(), "store").unwrap();
+        let enroller = Enroller::start(Arc::clone(&authority), store.clone(), state.clone()).await.unwrap();
+        Self { enroller, authority, store, state, _thread: thread, _folder: folder }
+    }
+
+    /// A certificate of edge-1 for a new key, made at some time, as the enroller would not make it.
+    fn issue(&self, made_at: SystemTime) -> Identity {
+        let request = signing_request("edge-1", &KeyPair::generate().unwrap());
+        let request = SigningRequest::parse(&request).unwrap();
+        let issued = self.authority.issue_agent(&request, &Regions::all(), made_at).unwrap();
+        Identity::from_certificate(&issued.certificate).unwrap()
+    }
+
+    /// Another certificate, asked for with this one.
+    async fn renew(&self, identity: &Identity) -> Result<Identity, EnrollError> {
+        let csr = signing_request("edge-1", &KeyPair::generate().unwrap());
+        let request = Renew { csr_der: heapless::Vec::from_slice(&csr).unwrap() };
+        let renewed = self.enroller.renew(identity, &request).await?;
+        Ok(Identity::from_certificate(&renewed.certificate_der).unwrap())
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_expires_is_noticed_on_an_open_connection() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = StateFolder::open(&folder.path().join("state")).unwrap();
-    let now = SystemTime::now();
-    let authority = Arc::new(Authority::open(&folder, now).unwrap());
-    let (_thread, store) = StoreThread::start(Store::open(&folder).unwrap(), "store").unwrap();
-    let enroller = Enroller::start(Arc::clone(&authority), store, folder).await.unwrap();
-    let request = SigningRequest::parse(&signing_request("edge-1", &KeyPair::generate().unwrap())).unwrap();
-    let issue = |made_at| {
-        let issued = authority.issue_agent(&request, &Regions::all(), made_at).unwrap();
-        Identity::from_certificate(&issued.certificate).unwrap()
-    };
-    let fresh = issue(now);
-    assert_eq!(enroller.standing(&fresh, now), Standing::Good);
-    assert_eq!(enroller.standing(&fresh, now + AGENT_CERTIFICATE_VALIDITY), Standing::Expired);
-    let expired = issue(now - AGENT_CERTIFICATE_VALIDITY - CLOCK_SKEW);
-    assert_eq!(enroller.fallen(&expired).await, Standing::Expired, "who waits hears of it at once");
+    let (desk, now) = (Desk::open().await, SystemTime::now());
+    let fresh = desk.issue(now);
+    assert_eq!(desk.enroller.standing(&fresh, now), Standing::Good);
+    assert_eq!(desk.enroller.standing(&fresh, now + AGENT_CERTIFICATE_VALIDITY), Standing::Expired);
+    let expired = desk.issue(now - AGENT_CERTIFICATE_VALIDITY - CLOCK_SKEW);
+    assert_eq!(desk.enroller.fallen(&expired).await, Standing::Expired, "who waits hears of it at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_verified_before_the_ca_was_distrusted_renews_nothing_after() {
+    let (desk, now) = (Desk::open().await, SystemTime::now());
+    let thief = desk.issue(now);
+    assert!(desk.renew(&thief).await.is_ok(), "while its CA is trusted");
+    let thief = desk.issue(now);
+    let rotated = desk.authority.rotate(&desk.state, now).unwrap();
+    desk.enroller.replace_authority(Arc::new(rotated)).await.unwrap();
+    assert_ne!(
+        desk.enroller.standing(&thief, now),
+        Standing::Distrusted,
+        "a rotation alone trusts former keys"
+    );
+    let anew = Authority::begin_anew(&desk.state, now).unwrap();
+    desk.enroller.replace_authority(Arc::new(anew)).await.unwrap();
+    assert_eq!(desk.enroller.fallen(&thief).await, Standing::Distrusted);
+    let refused = desk.renew(&thief).await.unwrap_err();
+    assert_eq!(refused.refusal(), RefuseReason::WrongIdentity, "{refused}");
+}
+
+/// A job that keeps the store busy until the first end is dropped; the second tells when it has begun.
+fn occupy(store: &StoreHandle) -> (std::sync::mpsc::Sender<()>, tokio::sync::oneshot::Receiver<()>) {
+    let (ends, ended) = std::sync::mpsc::channel();
+    let (begins, begun) = tokio::sync::oneshot::channel();
+    let store = store.clone();
+    tokio::spawn(async move {
+        let wait = move |_: &mut Store| {
+            let _ = begins.send(());
+            // Only its end is waited for.
+            let _ = ended.recv();
+        };
+        store.with(wait).await.unwrap();
+    });
+    (ends, begun)
+}
+
+/// Lets a future do what it can now; it must not come to its end.
+async fn begin(future: std::pin::Pin<&mut impl Future>) {
+    tokio::select! {
+        biased;
+        _ = future => panic!("nothing holds it up"),
+        () = std::future::ready(()) => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_is_read_while_a_new_key_is_greeted_holds() {
+    let desk = Desk::open().await;
+    let old = desk.issue(SystemTime::now());
+    let new = desk.renew(&old).await.unwrap();
+    let (first_ends, first) = occupy(&desk.store);
+    first.await.unwrap();
+    Store::open(&desk.state).unwrap().revoke_agent(&agent_id("edge-1"), 1).unwrap();
+    // The look for revocations stands between its two questions to the store, and keeps others from changing anything.
+    let mut refresh = std::pin::pin!(desk.enroller.refresh());
+    begin(refresh.as_mut()).await;
+    let (second_ends, second) = occupy(&desk.store);
+    tokio::task::yield_now().await;
+    drop(first_ends);
+    second.await.unwrap();
+    begin(refresh.as_mut()).await;
+    let mut greeting = std::pin::pin!(desk.enroller.greet(&new));
+    begin(greeting.as_mut()).await;
+    drop(second_ends);
+    refresh.await.unwrap();
+    greeting.await.unwrap();
+    assert_eq!(desk.enroller.standing(&new, SystemTime::now()), Standing::Revoked);
 }

@@ -191,12 +191,14 @@ async fn a_rotation_beside_a_running_aggregator_cuts_nobody_off() {
     assert_eq!(session.answer().await, acknowledged(2), "an agent of the oldest CA connects anew");
     let renewed = old.renew(rig.quic(), "edge-1").await.unwrap();
     assert_ne!(renewed.ca, old.ca, "a renewal brings the latest CA");
-    renewed.session(rig.quic()).await;
+    let mut standing = renewed.session(rig.quic()).await;
 
     let before = rig.local_token().ca_fingerprint;
     Authority::begin_anew(&folder, SystemTime::now()).unwrap();
     wait_for("the CA that trusts nobody", async || rig.local_token().ca_fingerprint != before).await;
     assert!(old.connect(rig.quic()).await.is_err() && renewed.connect(rig.quic()).await.is_err());
+    let Answer::Refuse(refuse) = standing.answer().await else { panic!("a connection that stood goes on") };
+    assert_eq!((refuse.reason, refuse.key), (RefuseReason::WrongIdentity, None));
     enroll(rig.quic(), &rig.local_token(), "edge-2").await.unwrap().session(rig.quic()).await;
 }
 

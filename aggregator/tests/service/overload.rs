@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use tokio::net::UdpSocket;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use vedette_aggregator::enroll::Token;
 use vedette_aggregator::limits::{
-    ADMITTED_MAX, BATCH_RECORDS_MAX, HANDSHAKES_PER_ADDRESS_MAX, HANDSHAKES_UNPROVEN_MAX,
+    ADMITTED_MAX, BATCH_RECORDS_MAX, FRUITLESS_MAX, HANDSHAKES_PER_ADDRESS_MAX, HANDSHAKES_UNPROVEN_MAX,
+    HTTP_CONNECTIONS_MAX,
 };
 use vedette_aggregator::metrics::Tally;
 use vedette_aggregator::store::Store;
@@ -153,4 +156,62 @@ async fn a_flood_of_connections_keeps_no_good_agent_out() {
     })
     .await;
     rig.service.stop().await.unwrap();
+}
+
+/// Enrols with a token that nobody made, and says why that came to nothing; none when there was no connection at all.
+async fn guess(rig: &Rig) -> Option<RefuseReason> {
+    let wrong = Token { ca_fingerprint: rig.local_token().ca_fingerprint, secret: [0; 16] };
+    let quic = rig.quic();
+    let attempt =
+        tokio::spawn(async move { enroll(quic, &wrong, "guesser").await.err().map(|it| it.reason) });
+    attempt.await.unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_guesses_tokens_has_to_wait_and_nobody_else_does() {
+    let rig = Rig::start().await;
+    let good = agent(&rig, "good").await;
+    let mut session = good.session(rig.quic()).await;
+    let metrics = rig.service.metrics();
+    let mut guesses = 0;
+    // Each counts as several handshakes, more than are forgiven meanwhile.
+    while let Some(reason) = guess(&rig).await {
+        assert_eq!(reason, RefuseReason::TokenUnknown);
+        guesses += 1;
+        assert!(guesses < FRUITLESS_MAX, "nobody stops it");
+    }
+    assert!(metrics.counted(Tally::Handshake, "address_too_often") >= 1);
+    assert_eq!(metrics.counted(Tally::Enrolment, "token_unknown"), u64::from(guesses));
+    session.say(&summary(1, "uk")).await;
+    assert_eq!(session.answer().await, acknowledged(1), "a connection that stands goes on");
+    assert!(good.connect_from("127.0.0.2", rig.quic()).await.is_ok(), "another address");
+    wait_for("the address to be let in again", async || good.connect(rig.quic()).await.is_ok()).await;
+    rig.service.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_to_the_console_are_bounded_and_give_their_places_back() {
+    let rig = Rig::start().await;
+    let http = rig.service.http_address();
+    let mut idle = Vec::new();
+    for _ in 0..HTTP_CONNECTIONS_MAX {
+        idle.push(TcpStream::connect(http).await.unwrap());
+    }
+    let mut one_more = TcpStream::connect(http).await.unwrap();
+    let end = tokio::time::timeout(std::time::Duration::from_secs(10), one_more.read_u8()).await;
+    assert!(end.expect("an end in time").is_err(), "closed without a word");
+    assert_eq!(rig.service.metrics().counted(Tally::TurnedAway, "connections"), 1);
+    drop(idle);
+    wait_for("room for somebody who asks", async || is_answered(http).await).await;
+    rig.service.stop().await.unwrap();
+}
+
+/// Whether a question after the service's health is answered.
+async fn is_answered(http: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect(http).await else { return false };
+    let question = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let mut answer = String::new();
+    stream.write_all(question).await.is_ok()
+        && stream.read_to_string(&mut answer).await.is_ok()
+        && answer.starts_with("HTTP/1.1 200")
 }
