@@ -22,13 +22,33 @@ fn one_seed_gives_the_same_twice() {
     assert_eq!(many(1), many(3), "nor does the number of jobs show");
 }
 
-/// An aggregator that answers before it commits loses records when it is killed in between: some seed must say so.
+/// The first failure of a world that is sabotaged: some seed must notice it.
+fn noticed(sabotage: Sabotage) -> String {
+    let failure = (1..200).find_map(|seed| {
+        let mut plan = Plan::draw(seed);
+        plan.sabotage = sabotage;
+        run(&plan).err()
+    });
+    failure.expect("the oracle is blind").what
+}
+
+/// An aggregator that answers before it commits loses records when it is killed in between.
 #[test]
 fn an_answer_before_the_commit_is_noticed() {
-    let noticed = (1..200).any(|seed| {
-        let mut plan = Plan::draw(seed);
-        plan.sabotage = Sabotage::AnswersEarly;
-        run(&plan).is_err()
-    });
-    assert!(noticed, "the oracle is blind");
+    let what = noticed(Sabotage::AnswersEarly);
+    assert!(what.contains("are committed or given up"), "{what}");
+}
+
+/// A medium that lost a whole segment without a word, as a spool would that removed one without a count.
+#[test]
+fn records_that_are_gone_without_a_reason_are_noticed() {
+    let what = noticed(Sabotage::SegmentLost);
+    assert!(what.contains("lost"), "{what}");
+}
+
+/// An aggregator that forgets where a session stood takes records twice.
+#[test]
+fn records_that_are_taken_twice_are_noticed() {
+    let what = noticed(Sabotage::SessionForgotten);
+    assert!(what.contains("was consumed twice"), "{what}");
 }

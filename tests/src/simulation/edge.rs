@@ -169,8 +169,7 @@ impl<'m> Edge<'m> {
         self.account(&process, oracle);
         self.mark_removed(oracle);
         if end == End::PowerCut {
-            oracle.allowances[self.place].unsynced += self.unsynced.len() as u64;
-            self.unsynced.iter().for_each(|key| oracle.excuse(self.place, *key));
+            self.unsynced.iter().for_each(|key| oracle.not_synced(self.place, *key));
             self.left.retain(|key| !self.unsynced.contains(key));
             self.unsynced.clear();
             self.medium.borrow_mut().cut_power(&mut self.random);

@@ -25,6 +25,8 @@ struct Fate {
     is_given_up: bool,
     /// Something happened to this very record after which it may be missing, if it was counted.
     is_excused: bool,
+    /// It was not synced when the power was cut.
+    is_unsynced: bool,
 }
 
 impl Fate {
@@ -39,8 +41,8 @@ impl Fate {
 pub(super) struct Allowance {
     /// Records that its spools counted as dropped, refusals apart.
     pub(super) dropped: u64,
-    /// Records that were not synced when the power was cut.
-    pub(super) unsynced: u64,
+    /// Records that were not synced when the power was cut and never arrived.
+    unsynced: u64,
     /// Bits that flipped on its medium: each harms one record at most.
     pub(super) flipped: u64,
 }
@@ -105,7 +107,13 @@ impl Oracle {
     pub(super) fn made(&mut self, agent: usize, key: RecordKey, content: u64) {
         self.made += 1;
         let stream = self.fates.entry((agent, key.boot, key.lane.index())).or_default();
-        stream.push(Fate { content, consumed: Consumed::No, is_given_up: false, is_excused: false });
+        stream.push(Fate {
+            content,
+            consumed: Consumed::No,
+            is_given_up: false,
+            is_excused: false,
+            is_unsynced: false,
+        });
         let in_order = stream.len() as u64 == key.sequence.0;
         self.expect(in_order, || format!("{key:?} of agent {agent} is not the next"));
     }
@@ -114,6 +122,13 @@ impl Oracle {
     pub(super) fn excuse(&mut self, agent: usize, key: RecordKey) {
         if let Some(fate) = self.fate(agent, key) {
             fate.is_excused = true;
+        }
+    }
+
+    /// The power was cut before the record was made safe.
+    pub(super) fn not_synced(&mut self, agent: usize, key: RecordKey) {
+        if let Some(fate) = self.fate(agent, key) {
+            (fate.is_excused, fate.is_unsynced) = (true, true);
         }
     }
 
@@ -207,6 +222,8 @@ impl Oracle {
             let committed = stream.iter().filter(|fate| fate.consumed == Consumed::Committed).count();
             delivered += committed as u64;
             gone[*agent] += (stream.len() - committed) as u64;
+            let unsynced = |fate: &&Fate| fate.is_unsynced && fate.consumed != Consumed::Committed;
+            self.allowances[*agent].unsynced += stream.iter().filter(unsynced).count() as u64;
             lost[*agent] += stream.iter().filter(|fate| fate.is_lost()).count() as u64;
         }
         self.lost = lost.iter().sum();

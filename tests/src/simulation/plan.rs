@@ -31,6 +31,8 @@ pub enum Fault {
     ConnectionCut,
     /// The agent's certificate is past its time: no handshake succeeds until it has a new one.
     CertificateExpired,
+    /// The agent asks for another certificate with its present one, over its connection.
+    CertificateRenewed,
     /// The agent is revoked: the aggregator sends it away, until a token takes it back.
     Revoked,
     /// The aggregator takes no connections and answers that it is overloaded.
@@ -43,6 +45,10 @@ pub enum Fault {
     StoreFailing,
     /// The aggregator's wall clock jumps.
     AggregatorClockJump,
+    /// The CA has another key; certificates under the former ones stay good, up to a number of them.
+    AuthorityRotated,
+    /// The CA has another key and no former one is trusted: every agent must enrol again, each in its own time.
+    AuthorityReplaced,
     /// The broker starts again and knows its sessions and messages.
     BrokerRestarted,
     /// The broker starts again and has forgotten everything.
@@ -55,7 +61,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::AgentKilled,
         Self::AgentPowerCut,
         Self::MediumFull,
@@ -66,12 +72,15 @@ impl Fault {
         Self::Partition,
         Self::ConnectionCut,
         Self::CertificateExpired,
+        Self::CertificateRenewed,
         Self::Revoked,
         Self::Overload,
         Self::AggregatorKilled,
         Self::StoreSlow,
         Self::StoreFailing,
         Self::AggregatorClockJump,
+        Self::AuthorityRotated,
+        Self::AuthorityReplaced,
         Self::BrokerRestarted,
         Self::BrokerForgot,
         Self::BrokerDown,
@@ -92,12 +101,15 @@ impl Fault {
             Self::Partition => "partition",
             Self::ConnectionCut => "connection cut",
             Self::CertificateExpired => "certificate expired",
+            Self::CertificateRenewed => "certificate renewed",
             Self::Revoked => "agent revoked",
             Self::Overload => "overload",
             Self::AggregatorKilled => "aggregator killed",
             Self::StoreSlow => "store slow",
             Self::StoreFailing => "store failing",
             Self::AggregatorClockJump => "aggregator clock jump",
+            Self::AuthorityRotated => "CA rotated",
+            Self::AuthorityReplaced => "CA replaced",
             Self::BrokerRestarted => "broker restarted",
             Self::BrokerForgot => "broker forgot",
             Self::BrokerDown => "broker down",
@@ -128,7 +140,10 @@ impl Fault {
             Self::BitFlip
             | Self::ClockJump
             | Self::ConnectionCut
+            | Self::CertificateRenewed
             | Self::AggregatorClockJump
+            | Self::AuthorityRotated
+            | Self::AuthorityReplaced
             | Self::BrokerRestarted
             | Self::BrokerForgot => 0,
             Self::AgentKilled | Self::AgentPowerCut | Self::AggregatorKilled | Self::StoreFailing => {

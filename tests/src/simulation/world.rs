@@ -4,6 +4,7 @@
 //! hard case is what is still on its way when its connection or its receiver is gone: a frame names the connection it
 //! was sent on, and an event the process that it was meant for.
 mod faults;
+mod identity;
 mod ways;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use super::oracle::Oracle;
 use super::plan::{Fault, HOUR_MS, MINUTE_MS, Plan, Sabotage, Way};
 use super::report::{Failure, Report};
 use crate::fleet::random::Random;
+use identity::{Authority, Identity};
 
 /// How long after the last fault a fresh deviation may take to be committed.
 const FRESH_MS_MAX: u64 = 3 * MINUTE_MS;
@@ -52,6 +54,8 @@ enum Event {
     BrokerOpens,
     Sabotage,
     FaultBegins { place: usize, edge: usize },
+    RenewalAsked { edge: usize, connection: u64 },
+    RenewalAnswered { edge: usize, connection: u64, number: u64 },
     FaultEnds { fault: Fault, edge: usize, time: u64 },
 }
 
@@ -62,7 +66,7 @@ struct Line {
     connection: u64,
     is_open: bool,
     is_cut: bool,
-    has_certificate: bool,
+    identity: Identity,
     is_revoked: bool,
     /// Frames on a stream keep their order: none arrives before this.
     up_at: u64,
@@ -86,6 +90,7 @@ struct World<'m> {
     /// No message of the broker arrives at the aggregator before this, and none of the aggregator at the broker.
     centre_at: u64,
     broker_at: u64,
+    authority: Authority,
     is_overloaded: bool,
     is_rough: bool,
     random: Random,
@@ -112,13 +117,12 @@ pub(super) fn play(plan: &Plan) -> Result<Report, Failure> {
 impl<'m> World<'m> {
     fn new(plan: &'m Plan, edges: Vec<Edge<'m>>) -> Self {
         let agents = edges.iter().map(|edge| edge.id.clone()).collect();
-        let line = Line { has_certificate: true, ..Line::default() };
         Self {
             plan,
             ms: 0,
             order: 0,
             events: BTreeMap::new(),
-            lines: vec![line; edges.len()],
+            lines: vec![Line::default(); edges.len()],
             oracle: Oracle::new(edges.len()),
             broker: Broker::new(edges.len()),
             edges,
@@ -126,6 +130,7 @@ impl<'m> World<'m> {
             centre_turn: 0,
             centre_at: 0,
             broker_at: 0,
+            authority: Authority::default(),
             is_overloaded: false,
             is_rough: true,
             random: Random::new(plan.seed, "world"),
@@ -299,6 +304,10 @@ impl<'m> World<'m> {
             Event::BrokerOpens => self.open_broker(),
             Event::Sabotage => self.sabotage(),
             Event::FaultBegins { place, edge } => self.begin_fault(place, edge),
+            Event::RenewalAsked { edge, connection } => self.answer_renewal(edge, connection),
+            Event::RenewalAnswered { edge, connection, number } => {
+                self.take_certificate(edge, connection, number);
+            }
             Event::FaultEnds { fault, edge, time } => self.end_fault(fault, edge, time),
         }
     }
@@ -352,7 +361,7 @@ impl World<'_> {
             Way::Broker { .. } => self.broker.is_up,
             Way::Stream | Way::Wild => self.centre.is_running(),
         };
-        peer && line.has_certificate && !line.is_cut
+        peer && line.identity.is_good(&self.authority) && !line.is_cut
     }
 
     fn dial(&mut self, edge: usize) {
@@ -373,6 +382,7 @@ impl World<'_> {
         }
         let line = &mut self.lines[edge];
         (line.is_open, line.up_at, line.down_at) = (true, self.ms, self.ms);
+        line.identity.show();
         self.edges[edge].connected(self.ms);
         if let Way::Broker { keeps } = self.plan.way {
             let kept = self.broker.edges[edge].open(keeps);

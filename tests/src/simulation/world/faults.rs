@@ -54,7 +54,8 @@ impl World<'_> {
                 self.break_line(edge);
             }
             Fault::ConnectionCut => self.lose_now(edge),
-            Fault::CertificateExpired => self.lines[edge].has_certificate = false,
+            Fault::CertificateExpired => self.lines[edge].identity.is_expired = true,
+            Fault::CertificateRenewed => self.ask_renewal(edge),
             Fault::Revoked => {
                 self.lines[edge].is_revoked = true;
                 if self.centre.is_running() && self.lines[edge].is_open {
@@ -69,6 +70,8 @@ impl World<'_> {
                 self.centre.ahead_ms = self.clock_error();
                 self.plan_centre();
             }
+            Fault::AuthorityRotated => self.authority.rotate(),
+            Fault::AuthorityReplaced => self.replace_authority(),
             Fault::BrokerRestarted => self.break_broker(false, true),
             Fault::BrokerForgot => self.break_broker(true, true),
             Fault::BrokerDown => self.break_broker(false, false),
@@ -120,7 +123,7 @@ impl World<'_> {
                 self.edges[edge].medium.borrow_mut().fault = None;
             }
             Fault::Partition => self.lines[edge].is_cut = false,
-            Fault::CertificateExpired => self.lines[edge].has_certificate = true,
+            Fault::CertificateExpired => self.lines[edge].identity.enrol(&self.authority),
             Fault::Revoked => self.lines[edge].is_revoked = false,
             Fault::Overload => self.is_overloaded = false,
             Fault::AggregatorKilled => self.start_centre(),
@@ -134,7 +137,10 @@ impl World<'_> {
             Fault::BitFlip
             | Fault::ClockJump
             | Fault::ConnectionCut
+            | Fault::CertificateRenewed
             | Fault::AggregatorClockJump
+            | Fault::AuthorityRotated
+            | Fault::AuthorityReplaced
             | Fault::BrokerRestarted
             | Fault::BrokerForgot => {}
         }
