@@ -1,5 +1,5 @@
 //! Passwords: Argon2id (RFC 9106) with 19 MiB, two passes and one lane, kept as a PHC string.
-//! It must never hold a password longer than its check. The hard case is a name that does not exist: a decoy is checked in its place,
+//! It must never store or show a password. The hard case is a name that does not exist: a decoy is checked in its place,
 //! so that an answer takes as long.
 
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};

@@ -1,12 +1,12 @@
 //! `run`: reads the config, sets up the log, and runs the aggregator until it is told to stop.
-//! It must never log to standard output, which belongs to the alarms. The hard case is a bad config: every mistake is told, nothing starts.
+//! It must never log to standard output, which belongs to the alarms, nor what libraries see of keys and tokens. The hard case is a bad config: every mistake is told, nothing starts.
 
 use std::io;
 use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Log, LogFormat};
+use crate::config::{Log, LogFormat, LogLevel};
 use crate::reload::ConfigFile;
 
 #[derive(Debug, clap::Args)]
@@ -28,7 +28,9 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 /// A second start in one process, as in tests, keeps the first log.
 fn start_log(log: &Log) {
-    let filter = EnvFilter::new(log.level.as_str());
+    // Libraries speak up only when something is wrong: finer, they write what they hold, as the tokens that end a QUIC connection.
+    let of_libraries = if log.level == LogLevel::Error { LogLevel::Error } else { LogLevel::Warn };
+    let filter = EnvFilter::new(format!("{},vedette={}", of_libraries.as_str(), log.level.as_str()));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let _ = match log.format {
         LogFormat::Text => builder.try_init(),

@@ -4,6 +4,7 @@
 //! record that was made is applied exactly once, whatever the broker forgot or repeated.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod attacks;
 mod stage;
 
 use stage::{Broker, Session, Setup, Stage};

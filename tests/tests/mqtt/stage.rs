@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use vedette_tests::rig::{LossyBroker, Process, UdpRelay, eventually, free_address, get, get_json, program};
 
@@ -39,7 +39,9 @@ pub(crate) struct Stage {
     lines: SocketAddr,
     http: SocketAddr,
     agent_http: SocketAddr,
-    folder: tempfile::TempDir,
+    /// What the agent enrolled with, if it did.
+    pub(crate) token: String,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 /// Which broker.
@@ -137,6 +139,7 @@ impl Stage {
             lines,
             http,
             agent_http,
+            token: String::new(),
             folder,
         };
         stage.write("password", PASSWORD);
@@ -147,14 +150,29 @@ impl Stage {
         stage
     }
 
-    fn enroll(&self) {
+    fn enroll(&mut self) {
         let at = |name: &str| self.folder.path().join(name).to_str().unwrap().to_owned();
         let (aggregator, agent) = (at("aggregator.toml"), at("agent.toml"));
         let quic = self.relay.address().to_string();
         let create = ["token", "create", "--region", "uk", "--config", &aggregator];
         let token = run(&program("vedette-aggregator"), &create);
-        let enroll = ["enroll", "--aggregator", &quic, "--token", token.trim(), "--config", &agent];
-        run(&program("vedette-agent"), &enroll);
+        let enroll = ["enroll", "--aggregator", &quic, "--token", "-", "--config", &agent];
+        let mut command = Command::new(program("vedette-agent"));
+        let mut enrolling = command.args(enroll).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        enrolling.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();
+        assert!(enrolling.wait().unwrap().success(), "the agent enrols");
+        token.trim().clone_into(&mut self.token);
+    }
+
+    /// What a command of the aggregator prints.
+    pub(crate) fn aggregator_says(&self, args: &[&str]) -> String {
+        let config = self.folder.path().join("aggregator.toml");
+        run(&program("vedette-aggregator"), &[args, &["--config", config.to_str().unwrap()]].concat())
+    }
+
+    /// The aggregator's answer to a GET.
+    pub(crate) fn api(&self, path: &str) -> serde_json::Value {
+        eventually(path, 30, || get_json(self.http, path))
     }
 
     /// A certificate for the broker, of an authority of its own.
@@ -357,11 +375,20 @@ impl Stage {
         )
     }
 
+    /// Everything is logged where secrets are at hand, so that a test can look for them.
+    const fn log_keys(&self) -> &'static str {
+        match self.setup.way {
+            Way::Tcp => "",
+            Way::Tls => "[log]\nlevel = \"trace\"\n",
+        }
+    }
+
     fn aggregator_config(&self, name: &str, quic: SocketAddr, http: SocketAddr) -> String {
         let share = if self.setup.is_shared { "share = \"vedette\"\n" } else { "" };
         format!(
             "state_dir = {state:?}\n[listen]\nquic = \"{quic}\"\nhttp = \"{http}\"\n\
-             [listen.mqtt]\nclient_id = \"{name}\"\n{share}{broker}",
+             [listen.mqtt]\nclient_id = \"{name}\"\n{share}{broker}{log}",
+            log = self.log_keys(),
             state = self.folder.path().join(name),
             broker = self.broker_keys(self.broker_address),
         )
@@ -376,7 +403,8 @@ impl Stage {
              [window]\nwindow_ms = {window_ms}\nlateness_ms = 0\n[limits]\nseries_max = 100\n\
              [uplink]\nkind = {kind}\naddress = \"{quic}\"\nprefer_again_s = 1\n\
              aggregator_state_dir = {aggregator:?}\n[uplink.mqtt]\n{broker}\
-             [http]\nlisten = \"{http}\"\n",
+             [http]\nlisten = \"{http}\"\n{log}",
+            log = self.log_keys(),
             state = self.folder.path().join("agent"),
             lines = self.lines,
             window_ms = self.setup.window_ms,
