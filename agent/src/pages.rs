@@ -5,7 +5,7 @@
 //! this process has changed. The hard case is telling those apart: a mapping is given back only if it cannot be written
 //! and the kernel knows no page of it that differs from the file. And what is in use stands scattered among what is not:
 //! with sixteen pages around each of its own, nearly all of the program would be back within a minute. The kernel never maps
-//! beyond the end of a mapping, so the program's are cut into short ones first.
+//! beyond the end of a mapping, so the program's are cut into one for each page first.
 #![allow(unsafe_code, reason = "only the kernel's own call can unmap pages; each is told why it may")]
 
 use std::ffi::c_void;
@@ -15,10 +15,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::mm::{Advice, madvise};
-
-/// Length of the mappings that the program is cut into, and the largest page of the machines that it is made for. Each takes
-/// about 200 bytes in the kernel.
-const PIECE_BYTES: usize = 16 * 1024;
 
 /// Least time from one giving back to the next: a connection that comes and goes must not cost a fault for each page each
 /// time.
@@ -39,13 +35,16 @@ pub(crate) fn give_back_now_and_then() -> io::Result<()> {
 }
 
 /// Gives back all pages of the program and its libraries that are as in their files. What is still in use comes back from
-/// the kernel's cache at its next use, at the cost of a fault each.
+/// the kernel's cache at its next use, at the cost of a fault each. The kernel needs about 200 bytes for each of the mappings
+/// that it makes of them: 130 KB for a program of 3 MB, of which 1.8 MB less are resident then.
 ///
 /// # Errors
 /// Those of reading `/proc/self/smaps`; nothing is given back then.
 fn give_back() -> io::Result<()> {
-    for addresses in unchanged(&std::fs::read_to_string("/proc/self/smaps")?) {
-        for piece in every_other_piece(&addresses) {
+    let smaps = std::fs::read_to_string("/proc/self/smaps")?;
+    let page_bytes = page_bytes(&smaps);
+    for addresses in unchanged(&smaps) {
+        for piece in every_other_page(&addresses, page_bytes) {
             // Neighbours that differ in something stay apart; files are in no core dump anyway.
             advise(piece, Advice::LinuxDontDump);
         }
@@ -63,12 +62,18 @@ fn advise(addresses: Range<usize>, advice: Advice) {
     let _ = unsafe { madvise(start, addresses.len(), advice) };
 }
 
-/// Every other piece of these addresses; always the same ones.
-fn every_other_piece(addresses: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    let Range { start, end } = addresses.clone();
-    let first = (start / PIECE_BYTES) | 1;
-    let pieces = (first * PIECE_BYTES..end).step_by(2 * PIECE_BYTES);
-    pieces.map(move |piece| piece.max(start)..(piece + PIECE_BYTES).min(end))
+/// Every other page of these addresses; always the same ones.
+fn every_other_page(addresses: &Range<usize>, page_bytes: usize) -> impl Iterator<Item = Range<usize>> {
+    let first = (addresses.start / page_bytes) | 1;
+    let pages = (first * page_bytes..addresses.end).step_by(2 * page_bytes);
+    pages.map(move |page| page..page + page_bytes)
+}
+
+/// Bytes of a page, from the text of `smaps`; 4 KiB where it does not say.
+fn page_bytes(smaps: &str) -> usize {
+    let size = smaps.lines().find_map(|line| line.strip_prefix("KernelPageSize:"));
+    let kib: Option<usize> = size.and_then(|size| size.trim().strip_suffix(" kB")?.parse().ok());
+    kib.filter(|kib| kib.is_power_of_two()).unwrap_or(4) * 1024
 }
 
 /// The mappings of files that cannot be written and whose pages are all as in the file, from the text of `smaps` (`proc(5)`).
@@ -140,11 +145,13 @@ Swap:                  4 kB
     }
 
     #[test]
-    fn every_other_piece_of_a_mapping_is_told_apart() {
-        let pieces = |addresses| every_other_piece(&addresses).collect::<Vec<_>>();
-        assert_eq!(pieces(0x3000..0x1_1000), [0x4000..0x8000, 0xc000..0x1_0000]);
-        assert_eq!(pieces(0x5000..0xf000), [0x5000..0x8000, 0xc000..0xf000]);
-        assert!(pieces(0x8000..0xb000).is_empty());
+    fn every_other_page_of_a_mapping_is_told_apart() {
+        let pages = |addresses, page_bytes| every_other_page(&addresses, page_bytes).collect::<Vec<_>>();
+        assert_eq!(pages(0x3000..0x7000, 0x1000), [0x3000..0x4000, 0x5000..0x6000]);
+        assert_eq!(pages(0x8000..0x1_8000, 0x4000), [0xc000..0x1_0000, 0x1_4000..0x1_8000]);
+        assert!(pages(0x8000..0xc000, 0x4000).is_empty());
+        assert_eq!(page_bytes("Rss: 1 kB\nKernelPageSize:       16 kB\n"), 16 * 1024);
+        assert_eq!((page_bytes(SMAPS), page_bytes("KernelPageSize: 0 kB\n")), (4096, 4096));
     }
 
     /// Bytes resident of the mapping that begins here.
@@ -157,8 +164,8 @@ Swap:                  4 kB
 
     #[test]
     #[cfg_attr(not(target_arch = "x86_64"), ignore = "an emulator does not say what is resident")]
-    fn a_file_is_given_back_and_comes_back_piece_by_piece() {
-        let (length, mut file) = (16 * PIECE_BYTES, tempfile::tempfile().unwrap());
+    fn a_file_is_given_back_and_comes_back_page_by_page() {
+        let (length, mut file) = (64 * 4096, tempfile::tempfile().unwrap());
         io::Write::write_all(&mut file, &vec![7; length]).unwrap();
         // SAFETY: a new mapping that nobody else knows of, of a file that nobody else changes.
         let start = unsafe { mmap(ptr::null_mut(), length, ProtFlags::READ, MapFlags::PRIVATE, &file, 0) };
@@ -169,8 +176,8 @@ Swap:                  4 kB
         assert_eq!(resident_bytes(start.addr()), length);
         give_back().unwrap();
         assert_eq!(resident_bytes(start.addr()), 0);
-        let middle = bytes.as_ptr().addr().next_multiple_of(PIECE_BYTES) + 8 * PIECE_BYTES - start.addr();
+        let middle = length / 2;
         assert_eq!(std::hint::black_box(bytes)[middle], 7);
-        assert_eq!(resident_bytes(middle + start.addr()), PIECE_BYTES);
+        assert_eq!(resident_bytes(start.addr() + middle), 4096);
     }
 }

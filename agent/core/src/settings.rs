@@ -28,7 +28,8 @@ pub struct PipelineSettings {
     pub cells_max: u32,
     /// Metrics of all cells together, at least 1; default 2048. 64 bytes each.
     pub metrics_max: u32,
-    /// Different names, tag sets and metrics at once; default `series_max` + 4096. 17 to 22 bytes each.
+    /// Different names, tag sets and metrics at once; default `series_max` + 3000, which is enough for
+    /// the tag sets, metrics and cells of the other defaults. 17 to 22 bytes each.
     pub names_max: u32,
     /// Bytes of all those names together, each with 5 bytes more; default 32 * `series_max` + 64 KiB.
     pub name_bytes_max: u32,
@@ -133,7 +134,7 @@ impl PipelineSettings {
             series_max,
             cells_max: 256,
             metrics_max: 2048,
-            names_max: series_max.saturating_add(4096),
+            names_max: series_max.saturating_add(3_000),
             name_bytes_max: series_max.saturating_mul(32).saturating_add(64 * 1024),
             deviations_pending_max: 1024,
             window_ms: 10_000,
