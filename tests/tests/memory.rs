@@ -1,79 +1,192 @@
-//! How much memory a real agent is resident with, connected over QUIC with mutual TLS, all its series in use.
+//! How much memory a real agent is resident with, connected over QUIC with mutual TLS: with all its series in use, and with
+//! an aggregator that hardly answers.
 //!
-//! It must measure what is installed: `cross/test.sh x86_64-unknown-linux-gnu memory` builds the agent in the profile edge
-//! and runs this test with it; without that agent there is nothing to measure. The hard case is a number that creeps up:
-//! the limits are what was reached, so that only a step back fails. The goals are 8 MiB and 6 MiB.
+//! The first must measure what is installed: `cross/test.sh x86_64-unknown-linux-musl memory` builds the agent in the profile
+//! edge and runs this test with it; without that agent there is nothing to measure. The second holds any build to what its
+//! own `check` says. The hard case is honesty: a series takes more memory once it has lived through a week, so both are
+//! measured, new series and such as have; and a limit above its goal says so, and is what was reached.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use vedette_tests::rig::{Process, eventually, free_address, get, program};
 
 const KIB: u64 = 1024;
 
+/// What the issue of memory asks for at 1,000 and at 10,000 series.
+const GOALS_KIB: [u64; 2] = [6_144, 8_192];
+
 #[test]
-#[ignore = "measures the installed agent only: run by cross/test.sh x86_64-unknown-linux-gnu memory"]
+#[ignore = "measures the installed agent only: run by cross/test.sh x86_64-unknown-linux-musl memory"]
 fn an_agent_stays_within_what_was_reached() {
     assert!(std::env::var_os("VEDETTE_AGENT").is_some(), "VEDETTE_AGENT names the agent to measure");
-    for (series, limit_kib) in [(1_000, 7_500), (10_000, 14_500)] {
-        let resident = resident_bytes(series) / KIB;
-        println!("{series} series: {resident} KiB resident, {limit_kib} allowed");
-        assert!(resident <= limit_kib, "{series} series: {resident} KiB resident, {limit_kib} allowed");
+    for (series, hours, limit_kib) in
+        [(1_000, 12, 6_144), (1_000, 180, 6_144), (10_000, 12, 8_192), (10_000, 180, 10_240)]
+    {
+        let resident = resident_bytes(series, hours) / KIB;
+        let goal = GOALS_KIB[usize::from(series == 10_000)];
+        let told = format!(
+            "{series} series with {hours} hours: {resident} KiB resident, {limit_kib} allowed, goal {goal}"
+        );
+        println!("{told}");
+        assert!(resident <= limit_kib, "{told}");
     }
 }
 
-/// Resident bytes of an agent that holds `series` series and has scored each a dozen times.
-fn resident_bytes(series: u32) -> u64 {
-    let folder = tempfile::tempdir().unwrap();
-    let [quic, http, lines, agent_http] = std::array::from_fn(|_| free_address());
-    let at = |name: &str| folder.path().join(name);
-    let config =
-        format!("state_dir = {:?}\n[listen]\nquic = \"{quic}\"\nhttp = \"{http}\"\n", at("aggregator"));
-    std::fs::write(at("aggregator.toml"), config).unwrap();
-    let config = format!(
-        "state_dir = {:?}\n[source.host]\nenabled = false\n[source.statsd]\nenabled = false\n\
-         [source.line_protocol]\ntcp = \"{lines}\"\nudp = \"{lines}\"\n[limits]\nseries_max = {series}\n\
-         [uplink]\naddress = \"{quic}\"\naggregator_state_dir = {:?}\n[http]\nlisten = \"{agent_http}\"\n",
-        at("agent"),
-        at("aggregator"),
-    );
-    std::fs::write(at("agent.toml"), config).unwrap();
-    let _aggregator = start("vedette-aggregator", folder.path(), "aggregator");
-    eventually("the aggregator", 30, || get(http, "/-/ready").filter(|(status, _)| *status == 200));
-    enroll(folder.path(), quic);
-    let agent = start("vedette-agent", folder.path(), "agent");
-    eventually("the connection", 30, || (metric(agent_http, "vedette_agent_connected") == 1).then_some(()));
-    let mut connection = TcpStream::connect(lines).unwrap();
-    for round in 1..=12 {
-        connection.write_all(text(series, round).as_bytes()).unwrap();
-        let scored = u64::from(series) * round;
+/// Resident bytes of an agent that holds `series` series and has scored a value of each for so many hours up to now.
+fn resident_bytes(series: u32, hours: u64) -> u64 {
+    let stage = Stage::set(series);
+    let mut connection = TcpStream::connect(stage.lines).unwrap();
+    let began_s = now_s() - hours * 3_600;
+    for hour in 1..=hours {
+        connection.write_all(text(0..series, Some(began_s + hour * 3_600)).as_bytes()).unwrap();
+        let scored = u64::from(series) * hour;
         eventually("the series scored", 60, || {
-            (metric(agent_http, "vedette_agent_observations_scored_total") >= scored).then_some(())
+            (stage.metric("vedette_agent_observations_scored_total") >= scored).then_some(())
         });
     }
     eventually("a record delivered", 60, || {
-        (metric(agent_http, "vedette_agent_records_delivered_total") > 0).then_some(())
+        (stage.metric("vedette_agent_records_delivered_total") > 0).then_some(())
     });
-    assert_eq!(metric(agent_http, "vedette_agent_series"), u64::from(series));
-    agent.resident_bytes().unwrap()
+    assert_eq!(stage.metric("vedette_agent_series"), u64::from(series));
+    stage.agent.resident_bytes().unwrap()
 }
 
-fn text(series: u32, round: u64) -> String {
+/// Distinct series of the flood.
+const FLOOD: u32 = 200_000;
+/// Of these at a time.
+const FLOOD_STEP: u32 = 10_000;
+
+#[test]
+fn an_aggregator_that_hardly_answers_costs_no_more_than_check_says() {
+    let stage = Stage::set(1_000);
+    let allowed = stage.allowed_by_check();
+    let mut connection = TcpStream::connect(stage.lines).unwrap();
+    let mut most = 0;
+    stage.signal_aggregator("STOP");
+    for first in (0..FLOOD).step_by(FLOOD_STEP as usize) {
+        connection.write_all(text(first..first + FLOOD_STEP, None).as_bytes()).unwrap();
+        most = most.max(stage.agent_bytes("RssAnon:"));
+    }
+    eventually("the agent gives up waiting", 120, || {
+        (stage.metric("vedette_agent_connected") == 0).then_some(())
+    });
+    let delivered = || stage.metric("vedette_agent_records_delivered_total");
+    let before = delivered();
+    // Awake every other moment, it takes a little and answers late.
+    let mut is_awake = false;
+    eventually("something delivered all the same", 240, || {
+        is_awake = !is_awake;
+        stage.signal_aggregator(if is_awake { "CONT" } else { "STOP" });
+        most = most.max(stage.agent_bytes("RssAnon:"));
+        (delivered() > before).then_some(())
+    });
+    stage.signal_aggregator("CONT");
+    assert!(most <= allowed.total_bytes - allowed.file_bytes, "{most}, {allowed:?}");
+    // The file of a test build is many times larger than a package's.
+    if !cfg!(debug_assertions) || std::env::var_os("VEDETTE_AGENT").is_some() {
+        let peak = stage.agent_bytes("VmHWM:");
+        assert!(peak <= allowed.total_bytes, "{peak}, {allowed:?}");
+    }
+}
+
+/// What `check` says of a config.
+#[derive(Debug)]
+struct Allowed {
+    total_bytes: u64,
+    /// Of these, pages of the program's own file and its libraries.
+    file_bytes: u64,
+}
+
+/// An aggregator, and an agent that is enrolled and connected.
+struct Stage {
+    // Processes first: they are dropped before the folder they write to.
+    agent: Process,
+    aggregator: Process,
+    lines: SocketAddr,
+    agent_http: SocketAddr,
+    agent_config: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Stage {
+    fn set(series: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let [quic, http, lines, agent_http] = std::array::from_fn(|_| free_address());
+        let at = |name: &str| folder.path().join(name);
+        let config =
+            format!("state_dir = {:?}\n[listen]\nquic = \"{quic}\"\nhttp = \"{http}\"\n", at("aggregator"));
+        std::fs::write(at("aggregator.toml"), config).unwrap();
+        let config = format!(
+            "state_dir = {:?}\n[source.host]\nenabled = false\n[source.statsd]\nenabled = false\n\
+             [source.line_protocol]\ntcp = \"{lines}\"\nudp = \"{lines}\"\n[limits]\nseries_max = {series}\n\
+             [uplink]\naddress = \"{quic}\"\naggregator_state_dir = {:?}\n[http]\nlisten = \"{agent_http}\"\n",
+            at("agent"),
+            at("aggregator"),
+        );
+        std::fs::write(at("agent.toml"), config).unwrap();
+        let aggregator = start("vedette-aggregator", folder.path(), "aggregator");
+        eventually("the aggregator", 30, || get(http, "/-/ready").filter(|(status, _)| *status == 200));
+        enroll(folder.path(), quic);
+        let agent = start("vedette-agent", folder.path(), "agent");
+        let agent_config = at("agent.toml");
+        let stage = Self { agent, aggregator, lines, agent_http, agent_config, _folder: folder };
+        eventually("the connection", 30, || (stage.metric("vedette_agent_connected") == 1).then_some(()));
+        stage
+    }
+
+    fn metric(&self, name: &str) -> u64 {
+        let text = get(self.agent_http, "/metrics").map(|(_, body)| body).unwrap_or_default();
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// A size that the kernel states of the agent.
+    fn agent_bytes(&self, key: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.agent.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * KIB
+    }
+
+    fn signal_aggregator(&self, signal: &str) {
+        let process = self.aggregator.id().to_string();
+        let status = Command::new("kill").args([&format!("-{signal}"), &process]).status().unwrap();
+        assert!(status.success());
+    }
+
+    fn allowed_by_check(&self) -> Allowed {
+        let text = output("vedette-agent", &["check", "--config", self.agent_config.to_str().unwrap()]);
+        let bytes = |what: &str| {
+            let line = text.lines().find_map(|line| line.trim().strip_prefix(what)).unwrap();
+            line.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        Allowed { total_bytes: bytes("total"), file_bytes: bytes("program (pages of its files)") }
+    }
+}
+
+/// A line of each host, at this time or when it comes.
+fn text(hosts: Range<u32>, at_s: Option<u64>) -> String {
     let mut text = String::new();
-    for host in 0..series {
+    let time = at_s.map(|at_s| format!(" {at_s}000000000")).unwrap_or_default();
+    let round = at_s.unwrap_or(0) / 3_600;
+    for host in hosts {
         let value = 100 + (u64::from(host) * 7 + round * 13) % 10;
         let device = host % 20;
         writeln!(
             text,
-            "activity,region=uk,device=tv{device},stack=playback,host=edge-{host:06} value={value}"
+            "activity,region=uk,device=tv{device},stack=playback,host=edge-{host:06} value={value}{time}"
         )
         .unwrap();
     }
     text
+}
+
+fn now_s() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
 fn start(name: &str, folder: &Path, part: &str) -> Process {
@@ -82,20 +195,16 @@ fn start(name: &str, folder: &Path, part: &str) -> Process {
     Process::start(&program(name), &["run", "--config", config.to_str().unwrap()], &log)
 }
 
-fn enroll(folder: &Path, quic: SocketAddr) {
-    let run = |name: &str, args: &[&str]| {
-        let output = Command::new(program(name)).args(args).output().unwrap();
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    };
-    let (aggregator, agent) = (folder.join("aggregator.toml"), folder.join("agent.toml"));
-    let create = ["token", "create", "--region", "uk", "--config", aggregator.to_str().unwrap()];
-    let token = run("vedette-aggregator", &create);
-    let (quic, config) = (quic.to_string(), agent.to_str().unwrap());
-    run("vedette-agent", &["enroll", "--aggregator", &quic, "--token", &token, "--config", config]);
+fn output(name: &str, args: &[&str]) -> String {
+    let output = Command::new(program(name)).args(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
-fn metric(http: SocketAddr, name: &str) -> u64 {
-    let text = get(http, "/metrics").map(|(_, body)| body).unwrap_or_default();
-    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0)
+fn enroll(folder: &Path, quic: SocketAddr) {
+    let (aggregator, agent) = (folder.join("aggregator.toml"), folder.join("agent.toml"));
+    let create = ["token", "create", "--region", "uk", "--config", aggregator.to_str().unwrap()];
+    let token = output("vedette-aggregator", &create);
+    let (quic, config) = (quic.to_string(), agent.to_str().unwrap());
+    output("vedette-agent", &["enroll", "--aggregator", &quic, "--token", token.trim(), "--config", config]);
 }
