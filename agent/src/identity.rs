@@ -1,23 +1,28 @@
-//! Who this agent is: its name, its key and certificate in the state folder, and the token it enrols with.
+//! Who this agent is: its name, and its key and certificate in the state folder.
 //!
 //! Must never write a key where others can read it, take one from where they could, nor take a key for one of a certificate it
 //! does not belong to; nor must reading wait for anybody, or need a medium that can be written. The
 //! hard case is a stop in the middle of storing, or a second process that stores at the same time: what came stands whole
 //! in one file first, and that file counts for as long as it is there.
 
+mod key;
+mod token;
+
+pub use key::NewKey;
+pub use token::{FINGERPRINT_BYTES, LOCAL_TOKEN_FILE, Token};
+
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use vedette_common::ids::AgentId;
-use vedette_common::limits::{AGENT_ID_BYTES_MAX, TOKEN_SECRET_BYTES};
+use vedette_common::limits::AGENT_ID_BYTES_MAX;
 
 use crate::validity::Validity;
 
@@ -43,13 +48,6 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 const READINGS_MAX: u32 = 8;
 /// The agent's name once chosen.
 pub const AGENT_ID_FILE: &str = "agent-id";
-/// The token in an aggregator's state folder for agents of the same user.
-pub const LOCAL_TOKEN_FILE: &str = "enrolment-token";
-
-/// Bytes of the fingerprint in a token: SHA-256.
-pub const FINGERPRINT_BYTES: usize = 32;
-/// How every token begins.
-const TOKEN_PREFIX: &str = "vdt1.";
 /// Bytes of a file that is read as a name, a token or a certificate; longer is not one.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -334,6 +332,8 @@ impl StateFolder {
         let write = || {
             let mut options = fs::OpenOptions::new();
             let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+            // One that was left there keeps its mode.
+            file.set_permissions(fs::Permissions::from_mode(0o600))?;
             file.write_all(bytes)?;
             file.sync_all()?;
             fs::rename(&beside, &path)?;
@@ -388,79 +388,9 @@ fn certificate_pem(der: &[u8]) -> String {
     format!("{CERTIFICATE_BEGINS}\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
-/// What an agent enrols with: the fingerprint of the authority to trust, and a secret that the authority knows.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token {
-    /// SHA-256 of the authority's certificate (DER).
-    pub ca_fingerprint: [u8; FINGERPRINT_BYTES],
-    /// The secret.
-    pub secret: [u8; TOKEN_SECRET_BYTES],
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The secret never reaches a log.
-        out.debug_struct("Token").field("ca_fingerprint", &self.ca_fingerprint).finish_non_exhaustive()
-    }
-}
-
-impl Token {
-    /// Reads a token as `token create` prints it: `vdt1.` and base64url of fingerprint and secret.
-    ///
-    /// # Errors
-    /// [`IdentityError::Token`] for anything else.
-    pub fn parse(text: &str) -> Result<Self, IdentityError> {
-        let bytes = || URL_SAFE_NO_PAD.decode(text.trim().strip_prefix(TOKEN_PREFIX)?).ok();
-        let bytes = bytes().ok_or(IdentityError::Token)?;
-        let (fingerprint, secret) = bytes.split_first_chunk().ok_or(IdentityError::Token)?;
-        let secret = secret.try_into().map_err(|_| IdentityError::Token)?;
-        Ok(Self { ca_fingerprint: *fingerprint, secret })
-    }
-
-    /// The token that an aggregator of the same user left in its state folder; none when there is none to read.
-    #[must_use]
-    pub fn left_by_aggregator(state_dir: &Path) -> Option<Self> {
-        let text = read_bounded(&state_dir.join(LOCAL_TOKEN_FILE)).ok()??;
-        Self::parse(std::str::from_utf8(&text).ok()?).ok()
-    }
-}
-
-/// A new key with the request to sign it.
-#[derive(Debug)]
-pub struct NewKey {
-    /// The key, PEM.
-    pub key_pem: String,
-    /// The signing request (PKCS #10, DER), common name = agent id.
-    pub csr_der: Vec<u8>,
-}
-
-impl NewKey {
-    /// Makes an ECDSA P-256 key and a request in the agent's name.
-    ///
-    /// # Errors
-    /// [`IdentityError::Key`] when the key cannot be made.
-    pub fn generate(agent: &AgentId) -> Result<Self, IdentityError> {
-        Self::request(&rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?, agent)
-    }
-
-    /// A key that was made before, with a new request.
-    fn of(key_pem: &str, agent: &AgentId) -> Result<Self, IdentityError> {
-        Self::request(&rcgen::KeyPair::from_pem(key_pem)?, agent)
-    }
-
-    fn request(key: &rcgen::KeyPair, agent: &AgentId) -> Result<Self, IdentityError> {
-        let mut params = rcgen::CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(rcgen::DnType::CommonName, agent.as_str());
-        let request = params.serialize_request(key)?;
-        Ok(Self { key_pem: key.serialize_pem(), csr_der: request.der().to_vec() })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_host_name_becomes_an_agent_id() {
@@ -482,17 +412,6 @@ mod tests {
         assert_eq!(folder.agent_id(Some("other")).unwrap().as_str(), "other");
         fs::write(folder.path().join(AGENT_ID_FILE), "Not Good").unwrap();
         assert!(matches!(folder.agent_id(None), Err(IdentityError::AgentId { .. })));
-    }
-
-    #[test]
-    fn tokens_are_checked() {
-        let bytes = [[7; 48].as_slice()].concat();
-        let text = format!("vdt1.{}\n", URL_SAFE_NO_PAD.encode(bytes));
-        let token = Token::parse(&text).unwrap();
-        assert_eq!((token.ca_fingerprint, token.secret), ([7; 32], [7; 16]));
-        for bad in ["", "vdt1.", "vdt2.AAAA", "vdt1.AAAA", "vdt1.%%%"] {
-            assert!(matches!(Token::parse(bad), Err(IdentityError::Token)), "{bad}");
-        }
     }
 
     #[test]
@@ -633,7 +552,11 @@ mod tests {
                 let folder = folder.clone();
                 scope.spawn(move || {
                     for _ in 0..50 {
-                        folder.store_identity(key, certificate, certificate).unwrap();
+                        // Whoever waits for too long is told so, and tries again.
+                        let store = || folder.store_identity(key, certificate, certificate);
+                        while let Err(error) = store() {
+                            assert!(matches!(error, IdentityError::Busy { .. }), "{error}");
+                        }
                     }
                 });
             }
