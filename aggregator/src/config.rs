@@ -180,11 +180,14 @@ pub struct Judge {
     pub lateness_ms: u32,
     /// How long an agent may be silent before that is an incident, in seconds, 10 to 86,400; default 300.
     pub silent_after_s: u32,
+    /// How late, in seconds after its end, everything in a window may come and still page people, 60 to 1,209,600; default
+    /// 3,600. What comes later is judged and recorded as history.
+    pub history_after_s: u32,
 }
 
 impl Default for Judge {
     fn default() -> Self {
-        Self { lateness_ms: 30_000, silent_after_s: 300 }
+        Self { lateness_ms: 30_000, silent_after_s: 300, history_after_s: 3_600 }
     }
 }
 
@@ -448,9 +451,10 @@ impl Config {
     }
 
     fn range_problems(&self, problems: &mut Problems) {
-        let ranges: [(&[&str], u32, u32, u32); 6] = [
+        let ranges: [(&[&str], u32, u32, u32); 7] = [
             (&["judge", "lateness_ms"], self.judge.lateness_ms, 0, 3_600_000),
             (&["judge", "silent_after_s"], self.judge.silent_after_s, 10, 86_400),
+            (&["judge", "history_after_s"], self.judge.history_after_s, 60, 1_209_600),
             // The core takes no wider ones.
             (&["replay", "window_ms"], self.replay.window_ms, 1_000, 3_600_000),
             (&["replay", "lateness_ms"], self.replay.lateness_ms, 0, 86_400_000),

@@ -214,6 +214,10 @@ impl Driver {
                     self.hear(&agent, &regions, &message);
                 }
             }
+            Input::Elsewhere { agent, key } => {
+                self.core.handle_elsewhere(self.clock.now(), &agent, key);
+                self.stale = true;
+            }
             Input::Closed { agent, connection } => {
                 if self.links.get(&agent).is_some_and(|link| link.connection == connection) {
                     self.links.remove(&agent);

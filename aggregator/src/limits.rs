@@ -88,8 +88,9 @@ pub const TURN_MAX: Duration = Duration::from_secs(20);
 pub const OPERATIONS_POLL: Duration = Duration::from_secs(1);
 /// How often recurrences are expanded anew.
 pub const SCHEDULE_RENEWAL: Duration = Duration::from_secs(3_600);
-/// How far back scheduled events and silences are kept, milliseconds: records may come that late.
-pub const SCHEDULE_LOOKBACK_MS: i64 = 2 * 86_400_000;
+/// How far back scheduled events and silences are kept, milliseconds: as late as a record may come, and a day for what
+/// lasts into its window.
+pub const SCHEDULE_LOOKBACK_MS: i64 = 15 * 86_400_000;
 /// How often history past its retention is removed.
 pub const HISTORY_SWEEP: Duration = Duration::from_secs(3_600);
 /// How often the database is looked through.

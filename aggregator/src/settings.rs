@@ -27,6 +27,7 @@ impl Config {
             timing: core::Timing {
                 lateness_ms: self.judge.lateness_ms.into(),
                 silent_after_ms: i64::from(self.judge.silent_after_s) * 1_000,
+                history_after_ms: i64::from(self.judge.history_after_s) * 1_000,
                 ..core::Timing::default()
             },
             judgement: core::Judgement::default(),
@@ -60,6 +61,7 @@ impl Config {
             cells_per_region_max: count(self.limits.cells_per_region_max),
             series_per_region_max: count(self.limits.series_per_region_max),
             pending_windows_max: count(self.limits.pending_windows_max),
+            ahead_deviations_max: count(self.limits.ahead_deviations_max),
             deviations_per_window_max: count(self.limits.deviations_per_window_max),
             incidents_max: count(self.limits.incidents_max),
             calendar_entries_max: count(self.limits.calendar_entries_max),

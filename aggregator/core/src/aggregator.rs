@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use vedette_common::wire::{Birth, Heartbeat, RefuseReason, Summary};
-use vedette_common::{AgentId, Lane, Now, WallMs};
+use vedette_common::{AgentId, Lane, Now, RecordKey, WallMs};
 
 use crate::alarm::Kind;
 use crate::counts::{Counts, Reason};
@@ -134,6 +134,16 @@ impl Aggregator {
         self.heard(now, agent);
     }
 
+    /// Another aggregator that shares the records of `agent` has acknowledged `key` to it: what it committed is not applied here as well.
+    /// The agent lives, though it speaks to the other one.
+    pub fn handle_elsewhere(&mut self, now: Now, agent: &AgentId, key: RecordKey) {
+        let limits = self.settings.limits.clone();
+        let (session, evicted) = self.sessions.hear(now, agent, &limits, &mut self.counts);
+        session.take_elsewhere(now, key, &limits, &mut self.counts);
+        self.changed.sessions.extend(evicted);
+        self.heard(now, agent);
+    }
+
     /// Replaces the calendar. Entries may come in any order; those that end before they begin are counted and dropped.
     pub fn handle_calendar(&mut self, entries: Vec<ScheduleEntry>) {
         self.schedule = Schedule::new(entries, self.settings.limits.calendar_entries_max, &mut self.counts);
@@ -241,13 +251,42 @@ impl Aggregator {
         self.make_room(now);
     }
 
-    /// Over the limit, the oldest window is judged before its time.
+    /// Over the limit, the oldest window is judged before its time. Windows whose roll-ups are still on their way have
+    /// limits of their own: after an outage the deviations of all of them come first.
     fn make_room(&mut self, now: Now) {
-        while self.windows.len() > self.settings.limits.pending_windows_max.max(1) {
-            let Some(key) = self.windows.keys().next().copied() else { return };
+        while let Some(key) = self.over_limit() {
             self.counts.add(Reason::WindowsFull, 1);
+            let key = self.first_sharing(key);
             self.judge(now, key);
         }
+    }
+
+    /// The oldest window of a kind of which there are too many.
+    fn over_limit(&self) -> Option<(WallMs, u32)> {
+        let limits = &self.settings.limits;
+        if self.windows.len() <= limits.pending_windows_max.max(1) {
+            return None;
+        }
+        let oldest = |is_ahead: bool| {
+            let mut keys = self.windows.iter().filter(move |(_, w)| w.ahead.is_empty() != is_ahead);
+            keys.next().map(|(key, _)| *key)
+        };
+        let ahead = || self.windows.values().filter(|window| !window.ahead.is_empty());
+        let ahead_count = ahead().count();
+        if self.windows.len() - ahead_count > limits.pending_windows_max.max(1) {
+            return oldest(false);
+        }
+        let deviations: usize = ahead().map(PendingWindow::deviations).sum();
+        let is_full = ahead_count > limits.ahead_windows_max || deviations > limits.ahead_deviations_max;
+        if is_full { oldest(true) } else { None }
+    }
+
+    /// The first window with a region of the window `key`: a region is judged in the order of event time, so what waits
+    /// before that one goes first.
+    fn first_sharing(&self, key: (WallMs, u32)) -> (WallMs, u32) {
+        let Some(window) = self.windows.get(&key) else { return key };
+        let first = self.windows.iter().find(|(known, w)| **known == key || w.shares_region_with(window));
+        first.map_or(key, |(known, _)| *known)
     }
 
     /// When it has to be woken at the latest; none when nothing waits.
@@ -278,12 +317,7 @@ impl Aggregator {
         while let Some(due) =
             self.windows.values().find(|w| self.due_at(w) <= now.wall).map(PendingWindow::key)
         {
-            // A region is judged in the order of event time, so what waits before this one goes first.
-            let first = self
-                .windows
-                .iter()
-                .find(|(key, w)| **key == due || w.shares_region_with(&self.windows[&due]));
-            let key = first.map_or(due, |(key, _)| *key);
+            let key = self.first_sharing(due);
             self.judge(now, key);
         }
         self.notice_silence(now);
@@ -313,7 +347,11 @@ impl Aggregator {
         self.changed.sensitivities |= self.sensitivities.begin(window.start, &self.settings.pages_per_week);
         let span = Span { from: window.start, until: window.end() };
         let Self { settings, schedule, silences, sensitivities, journal, fleet, memory, .. } = self;
-        let holds = Holds::new(settings, schedule, silences, sensitivities, span);
+        let mut holds = Holds::new(settings, schedule, silences, sensitivities, span);
+        if window.late_ms > settings.timing.history_after_ms {
+            self.counts.history_windows += 1;
+            holds.is_history(window.late_ms);
+        }
         let case = Case { settings, schedule, journal, silent: &silent, holds: &holds };
         let findings = judge::judge(fleet, memory, &case, &window);
         let regions = window.regions.keys().map(|region| self.fleet.names.regions.get(*region)).collect();

@@ -113,6 +113,8 @@ pub struct Counts {
     pub deviations: u64,
     /// Windows judged, one for each region.
     pub windows_judged: u64,
+    /// Windows judged as history: everything in them came late.
+    pub history_windows: u64,
     left_out: [u64; Reason::ALL.len()],
 }
 

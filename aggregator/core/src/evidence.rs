@@ -81,6 +81,8 @@ pub enum SuppressorKind {
     Maintenance,
     /// An operator's silence.
     Silence,
+    /// It came so late that it says how things were, and not how they are.
+    History,
 }
 
 /// What held a finding back, and for how long it may.

@@ -18,7 +18,8 @@ mod held;
 mod telling;
 
 pub(crate) use finding::{Finding, SinceRuled, Source};
-use held::{Held, minutes, size_of};
+pub(crate) use held::minutes;
+use held::{Held, size_of};
 use telling::Retold;
 
 /// Scopes that an incident remembers having had; the least supported gives way.

@@ -172,7 +172,7 @@ impl Intake<'_> {
             return None;
         }
         let pending = self.windows.entry(key).or_insert_with(|| PendingWindow::new(key.0, key.1, now.wall));
-        pending.last_at = pending.last_at.max(now.wall);
+        pending.touch(now.wall);
         pending.regions.entry(region).or_default();
         touched.windows.insert(key);
         Some(key)

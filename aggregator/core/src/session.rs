@@ -223,6 +223,12 @@ impl Session {
         self.heartbeat = Some(heartbeat.clone());
     }
 
+    /// Another aggregator that shares the agent's records has committed everything up to `key`: it is applied, though not here.
+    pub(crate) fn take_elsewhere(&mut self, now: Now, key: RecordKey, limits: &Limits, counts: &mut Counts) {
+        let through = &mut self.boot(key.boot, now, limits, counts).through[key.lane.index()];
+        *through = Some(key.sequence.max(through.unwrap_or_default()));
+    }
+
     /// Where `key` stands; the next one counts as applied from here on.
     pub(crate) fn advance(
         &mut self,
@@ -280,6 +286,17 @@ mod tests {
         assert_eq!(go(0), Order::Duplicate);
         assert_eq!(session.through(key(1, 9)), key(1, 3));
         assert_eq!(session.through(key(2, 9)), key(2, 0));
+    }
+
+    #[test]
+    fn what_another_aggregator_applied_is_applied() {
+        let (mut session, now, limits, mut counts) = fixture();
+        assert_eq!(session.advance(now, key(1, 1), &limits, &mut counts), Order::Next);
+        session.take_elsewhere(now, key(1, 4), &limits, &mut counts);
+        session.take_elsewhere(now, key(1, 2), &limits, &mut counts);
+        assert_eq!(session.advance(now, key(1, 4), &limits, &mut counts), Order::Duplicate);
+        assert_eq!(session.advance(now, key(1, 5), &limits, &mut counts), Order::Next);
+        assert_eq!((session.missing, session.through(key(1, 9))), (0, key(1, 5)), "nothing is missing");
     }
 
     #[test]

@@ -123,6 +123,11 @@ pub struct Limits {
     pub metrics_max: usize,
     /// Windows that wait to be judged; when full, the oldest is judged at once. Default 16.
     pub pending_windows_max: usize,
+    /// Windows besides those whose deviations came ahead of their roll-ups, as after an outage; when full, the oldest is
+    /// judged without roll-ups. Default 4,096: eleven hours of windows of 10 s.
+    pub ahead_windows_max: usize,
+    /// Deviations in those windows, about 200 bytes each; when full, likewise. Default 65,536.
+    pub ahead_deviations_max: usize,
     /// Deviations kept for one region and window; further ones replace the lowest score. Default 256.
     pub deviations_per_window_max: usize,
     /// Incidents open, suppressed or remembered; a new one evicts the one resolved longest ago, and is dropped when
@@ -144,6 +149,8 @@ impl Default for Limits {
             series_per_region_max: 2048,
             metrics_max: 512,
             pending_windows_max: 16,
+            ahead_windows_max: 4_096,
+            ahead_deviations_max: 65_536,
             deviations_per_window_max: 256,
             incidents_max: 1024,
             series_per_alarm_max: 20,
@@ -163,6 +170,9 @@ pub struct Timing {
     pub silent_after_windows: i64,
     /// ... and at least this long. Default 60,000.
     pub silent_after_ms: i64,
+    /// A window whose every record comes later than this after its end is history: it is judged and recorded, and pages
+    /// nobody. Default 1 hour.
+    pub history_after_ms: i64,
     /// Windows that begin further in the past are refused. Default 14 days.
     pub past_max_ms: i64,
     /// Windows that begin further in the future are refused. Default 5 minutes.
@@ -176,6 +186,7 @@ impl Default for Timing {
             settle_ms: 500,
             silent_after_windows: 3,
             silent_after_ms: 60_000,
+            history_after_ms: 3_600_000,
             past_max_ms: 14 * 86_400_000,
             future_max_ms: 300_000,
         }

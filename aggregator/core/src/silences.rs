@@ -1,11 +1,11 @@
-//! What keeps people from being notified besides the judgement: silences, maintenance windows, and a region's target of
-//! pages.
+//! What keeps people from being notified besides the judgement: silences, maintenance windows, that data came late, and a
+//! region's target of pages.
 //!
 //! It must never hide a finding: what is held back is recorded with what held it. The hard case is a finding that spans
 //! regions: it is held back only where every one of them is covered.
 use crate::alarm::{Scope, Verdict};
 use crate::evidence::{Suppressor, SuppressorKind};
-use crate::incident::{Finding, Source};
+use crate::incident::{Finding, Source, minutes};
 use crate::instant::Instant;
 use crate::schedule::{Schedule, ScheduleEntry, Silence, Span};
 use crate::sensitivity::Sensitivities;
@@ -20,6 +20,8 @@ pub(crate) struct Holds<'a> {
     silences: Vec<&'a Silence>,
     maintenance: Vec<&'a ScheduleEntry>,
     span: Span,
+    /// How late everything in the window came, if it is history.
+    late_ms: Option<i64>,
 }
 
 impl<'a> Holds<'a> {
@@ -42,7 +44,13 @@ impl<'a> Holds<'a> {
             silences: silences.iter().filter(|it| span.overlaps(it.from, it.until)).collect(),
             maintenance: entries.into_iter().flatten().collect(),
             span,
+            late_ms: None,
         }
+    }
+
+    /// Everything in the window came `late_ms` after its end: nobody is notified of what was.
+    pub(crate) const fn is_history(&mut self, late_ms: i64) {
+        self.late_ms = Some(late_ms);
     }
 
     /// Holds `finding` back where something covers it; the finding is recorded all the same.
@@ -52,6 +60,10 @@ impl<'a> Holds<'a> {
         }
         if let Some(entry) = self.maintenance(&finding.scope) {
             return hold_maintained(finding, entry);
+        }
+        let notifies = finding.notify || finding.notify_after.is_some();
+        if let Some(late_ms) = self.late_ms.filter(|_| notifies) {
+            return hold_history(finding, late_ms);
         }
         if finding.source != Source::Silent {
             self.sensitivities.apply(finding, self.settings);
@@ -97,6 +109,17 @@ fn hold_maintained(finding: &mut Finding, entry: &ScheduleEntry) {
     evidence.counterfactual = "would have been judged by its numbers without the maintenance".into();
     evidence.suppressor =
         Some(Suppressor { kind: SuppressorKind::Maintenance, name: entry.describe(), until: Some(until) });
+}
+
+fn hold_history(finding: &mut Finding, late_ms: i64) {
+    finding.hold();
+    let evidence = &mut finding.evidence;
+    let late = minutes(late_ms);
+    evidence.reason =
+        format!("history: it came {late} late, or the clock of its agent is slow; {}", evidence.reason);
+    evidence.counterfactual = "will notify if what comes in time shows it too".into();
+    let name = format!("data that came {late} late");
+    evidence.suppressor = Some(Suppressor { kind: SuppressorKind::History, name, until: None });
 }
 
 #[cfg(test)]

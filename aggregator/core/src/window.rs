@@ -118,6 +118,9 @@ pub struct PendingWindow {
     pub(crate) window_ms: u32,
     pub(crate) first_at: WallMs,
     pub(crate) last_at: WallMs,
+    /// How late the timeliest of its records came, milliseconds after its end.
+    #[serde(default)]
+    pub(crate) late_ms: i64,
     /// By index of the region.
     pub(crate) regions: BTreeMap<u16, RegionWindow>,
     /// Agents whose deviations came ahead of their roll-ups, as they do after an outage: both lanes drain apart.
@@ -131,6 +134,7 @@ impl PendingWindow {
             window_ms,
             first_at: now,
             last_at: now,
+            late_ms: i64::MAX,
             regions: BTreeMap::new(),
             ahead: BTreeSet::new(),
         }
@@ -142,6 +146,17 @@ impl PendingWindow {
 
     pub(crate) fn key(&self) -> (WallMs, u32) {
         (self.start, self.window_ms)
+    }
+
+    /// A record of it came.
+    pub(crate) fn touch(&mut self, now: WallMs) {
+        self.last_at = self.last_at.max(now);
+        self.late_ms = self.late_ms.min(now.ms_since(self.end()));
+    }
+
+    /// Deviations that it holds.
+    pub(crate) fn deviations(&self) -> usize {
+        self.regions.values().map(|region| region.deviations.len()).sum()
     }
 
     pub(crate) fn shares_region_with(&self, other: &Self) -> bool {

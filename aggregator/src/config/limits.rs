@@ -26,6 +26,9 @@ pub struct Limits {
     pub series_per_region_max: u32,
     /// Windows that wait to be judged, 1 to 1,024; default 16. When full, the oldest is judged at once.
     pub pending_windows_max: u32,
+    /// Deviations that wait for the roll-ups of their windows after an outage, 1 to 1,048,576; default 65,536. When full, the
+    /// oldest window is judged without roll-ups.
+    pub ahead_deviations_max: u32,
     /// Deviations kept for one region and window, 1 to 65,536; default 256. Higher scores take the place of lower ones.
     pub deviations_per_window_max: u32,
     /// Incidents that are open or suppressed at a time, 1 to 100,000; default 1,024.
@@ -55,6 +58,7 @@ impl Default for Limits {
             cells_per_region_max: 1_024,
             series_per_region_max: 2_048,
             pending_windows_max: 16,
+            ahead_deviations_max: 65_536,
             deviations_per_window_max: 256,
             incidents_max: 1_024,
             calendar_entries_max: 20_000,
@@ -129,6 +133,7 @@ impl Limits {
             memory("cells_per_region_max", cells, CELL_BYTES),
             memory("series_per_region_max", series, SERIES_BYTES),
             memory("pending_windows_max", windows * series, ROLL_UP_BYTES),
+            memory("ahead_deviations_max", u64::from(self.ahead_deviations_max), DEVIATION_BYTES),
             memory("deviations_per_window_max", deviations, DEVIATION_BYTES),
             memory("incidents_max", u64::from(self.incidents_max), INCIDENT_BYTES),
             memory("calendar_entries_max", u64::from(self.calendar_entries_max), CALENDAR_ENTRY_BYTES),
@@ -146,6 +151,7 @@ impl Limits {
             ("cells_per_region_max", self.cells_per_region_max, 1, 65_536),
             ("series_per_region_max", self.series_per_region_max, 1, 262_144),
             ("pending_windows_max", self.pending_windows_max, 1, 1_024),
+            ("ahead_deviations_max", self.ahead_deviations_max, 1, 1_048_576),
             ("deviations_per_window_max", self.deviations_per_window_max, 1, 65_536),
             ("incidents_max", self.incidents_max, 1, 100_000),
             ("calendar_entries_max", self.calendar_entries_max, 1, 1_000_000),

@@ -125,6 +125,11 @@ impl prometheus_client::collector::Collector for CoreCounts {
             ("core_roll_ups", "Roll-ups applied", counts.roll_ups),
             ("core_deviations", "Deviations applied", counts.deviations),
             ("core_windows_judged", "Windows judged", counts.windows_judged),
+            (
+                "core_history_windows",
+                "Windows judged as history, for everything in them came late",
+                counts.history_windows,
+            ),
         ];
         for (name, help, value) in totals {
             let counter = ConstCounter::new(value);

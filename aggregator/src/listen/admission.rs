@@ -58,16 +58,20 @@ struct Place {
     /// The latest birth and heartbeat.
     birth: Option<Input>,
     heartbeat: Option<Input>,
+    /// What was last acknowledged elsewhere, of each lane.
+    elsewhere: [Option<Input>; 2],
     lines: [Line; 2],
 }
 
 impl Place {
     fn take_notice(&mut self) -> Option<Input> {
-        self.notices.pop_front().or_else(|| self.birth.take()).or_else(|| self.heartbeat.take())
+        let word = self.notices.pop_front().or_else(|| self.birth.take()).or_else(|| self.heartbeat.take());
+        word.or_else(|| self.elsewhere.iter_mut().find_map(Option::take))
     }
 
     fn has_notice(&self) -> bool {
-        !self.notices.is_empty() || self.birth.is_some() || self.heartbeat.is_some()
+        let has_word = self.birth.is_some() || self.heartbeat.is_some();
+        !self.notices.is_empty() || has_word || self.elsewhere.iter().any(Option::is_some)
     }
 
     fn is_empty(&self) -> bool {
@@ -156,8 +160,8 @@ impl Admission {
         std::mem::take(&mut self.forgotten)
     }
 
-    /// Lets `input` in, or says why not. Openings, ends, births and heartbeats always come in: of each agent at most the
-    /// latest of each waits. `jitter` (0 to 1) spreads the times at which those who are refused try again.
+    /// Lets `input` in, or says why not. Openings, ends, births, heartbeats and what was acknowledged elsewhere always come in: of each
+    /// agent at most the latest of each waits. `jitter` (0 to 1) spreads the times at which those who are refused try again.
     pub fn offer(&mut self, now_ms: u64, input: Input, jitter: f64) -> Offer {
         if self.is_empty() {
             self.pace.begin(now_ms);
@@ -165,11 +169,17 @@ impl Admission {
         match input {
             Input::Opened { ref agent, connection, .. } => {
                 let agent = agent.clone();
-                self.clear(&agent);
                 let place = self.places.entry(agent.clone()).or_default();
                 place.connection = Some(connection);
+                // Before its turn is looked at: without a notice it has none.
                 place.notices.clear();
+                self.clear(&agent);
                 self.notice(&agent, |place| place.notices.push_back(input));
+                Offer::Taken
+            }
+            Input::Elsewhere { ref agent, key } => {
+                let agent = agent.clone();
+                self.notice(&agent, |place| place.elsewhere[key.lane.index()] = Some(input));
                 Offer::Taken
             }
             Input::Closed { ref agent, connection } => {
@@ -311,7 +321,7 @@ impl Admission {
             self.forgotten += line.records.len() as u64;
             *line = Line::default();
         }
-        if place.notices.is_empty() {
+        if !place.has_notice() {
             self.turns[0].retain(|other| other != agent);
         }
     }

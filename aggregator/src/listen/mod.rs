@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use vedette_aggregator_core::AllowedRegions;
-use vedette_common::AgentId;
 use vedette_common::wire::{self, Birth, Frame, Heartbeat, Kind, Message, Refuse, Summary, WireError};
+use vedette_common::{AgentId, RecordKey};
 
 use crate::enroll::Enroller;
 use crate::identity::Regions;
@@ -46,6 +46,13 @@ pub enum Input {
         regions: Arc<AllowedRegions>,
         /// What it says.
         message: Box<AgentMessage>,
+    },
+    /// Another aggregator that shares the agent's records has acknowledged everything up to `key` of its lane.
+    Elsewhere {
+        /// Whose records.
+        agent: AgentId,
+        /// The last of them.
+        key: RecordKey,
     },
     /// A connection ended.
     Closed {

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use vedette_aggregator_core::AllowedRegions;
 use vedette_common::AgentId;
-use vedette_common::wire::{self, Birth, Frame, Kind, Refuse, RefuseReason, WireError};
+use vedette_common::wire::{self, Acknowledge, Birth, Frame, Kind, Refuse, RefuseReason, WireError};
 
 use super::admission::Offer;
 use super::inbox::InboxClosed;
@@ -128,14 +128,17 @@ impl MqttListener {
         (error, stood)
     }
 
-    /// Births and deaths come to every aggregator, summaries to one of those that share.
+    /// Births and deaths come to every aggregator, summaries to one of those that share; what it acknowledges, the others hear.
     fn filters(&self) -> Vec<String> {
-        let share = self.settings.share.as_ref().map(|group| format!("$share/{group}/")).unwrap_or_default();
-        vec![
-            format!("{TOPIC_ROOT}/+/+/birth"),
-            format!("{TOPIC_ROOT}/+/+/death"),
-            format!("{share}{TOPIC_ROOT}/+/+/summary"),
-        ]
+        let of_all = |part: &str| format!("{TOPIC_ROOT}/+/+/{part}");
+        let mut filters = vec![of_all("birth"), of_all("death")];
+        match &self.settings.share {
+            Some(group) => {
+                filters.extend([format!("$share/{group}/{}", of_all("summary")), of_all("command")]);
+            }
+            None => filters.push(of_all("summary")),
+        }
+        filters
     }
 }
 
@@ -247,6 +250,7 @@ impl<'l> Floor<'l> {
             "birth" => self.hear_birth(client, &speaker, message),
             "summary" => self.hear_frames(client, &speaker, &message.payload),
             "death" => self.hear_death(speaker),
+            "command" => self.hear_command(&speaker, &message.payload),
             _ => {
                 metrics.count(Tally::BadFrame, "topic");
                 Ok(())
@@ -324,6 +328,20 @@ impl<'l> Floor<'l> {
         Ok(())
     }
 
+    /// What this or another aggregator has told an agent: what another has acknowledged is not to be applied here as well.
+    fn hear_command(&self, speaker: &Speaker, payload: &[u8]) -> Result<(), InboxClosed> {
+        let mut rest = payload;
+        while let Ok((frame, length)) = Frame::parse(rest) {
+            rest = &rest[length..];
+            if frame.kind == Kind::Acknowledge
+                && let Ok(Acknowledge { key }) = wire::decode(&frame)
+            {
+                self.offer(Input::Elsewhere { agent: speaker.agent.clone(), key })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Some agent's standing has changed: links that stand on another one end, and those who may open them again with their next word.
     fn look_again(&mut self, client: &Client) {
         let changed: Vec<Speaker> = self
@@ -367,13 +385,22 @@ impl<'l> Floor<'l> {
         self.close(speaker, &link)
     }
 
-    /// The core's task knows the agent as connected after this, unless there are too many.
+    /// Whether the agent speaks for some region already. To the core it is one: two links of it would end each other without end.
+    fn speaks(&self, agent: &AgentId) -> bool {
+        let first = Speaker { agent: agent.clone(), region: String::new() };
+        self.links.range(first..).next().is_some_and(|(known, _)| known.agent == *agent)
+    }
+
+    /// The core's task knows the agent as connected after this, unless there are too many, or it speaks for another region.
     fn open(&mut self, client: &Client, speaker: &Speaker) -> Result<bool, InboxClosed> {
         if self.links.contains_key(speaker) {
             return Ok(true);
         }
         let regions = match self.regions_of(speaker) {
-            Ok(_) if self.links.len() >= self.listener.reception.connections_max => {
+            Ok(_)
+                if self.speaks(&speaker.agent)
+                    || self.links.len() >= self.listener.reception.connections_max =>
+            {
                 self.turn_away(client, speaker, RefuseReason::Overloaded, OVERLOADED_RETRY_MS);
                 return Ok(false);
             }

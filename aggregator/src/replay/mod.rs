@@ -107,7 +107,7 @@ impl<'c> Replay<'c> {
     /// A replay that has seen nothing. The age of records means nothing in virtual time.
     pub fn new(config: &'c Config, calendar: Calendar, outputs: Outputs) -> Self {
         let mut settings = config.core_settings();
-        settings.timing.past_max_ms = NEVER_MS;
+        (settings.timing.past_max_ms, settings.timing.history_after_ms) = (NEVER_MS, NEVER_MS);
         let key = RecordKey { boot: BootId(1), lane: Lane::RollUps, sequence: Sequence(0) };
         Self {
             config,

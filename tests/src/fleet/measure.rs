@@ -190,7 +190,7 @@ pub fn settings(fleet: &Fleet) -> Settings {
         depends_on: dependent.map(|stack| (stack.name.to_owned(), owned(stack.depends_on))).collect(),
         ..Settings::default()
     };
-    settings.timing.past_max_ms = NEVER_MS;
+    (settings.timing.past_max_ms, settings.timing.history_after_ms) = (NEVER_MS, NEVER_MS);
     settings
 }
 

@@ -33,6 +33,7 @@ impl Held {
         let name = &self.by.name;
         match self.by.kind {
             SuppressorKind::Silence => format!("the silence ({name}) is over"),
+            SuppressorKind::History => "it came late and lasts to the present".into(),
             _ if self.outgrown => format!("it outgrew {name}"),
             _ => format!("it outlived {name} by {}", minutes(over_ms)),
         }
@@ -64,7 +65,7 @@ impl Incident {
             return false;
         }
         held.outgrown = false;
-        if held.by.kind == SuppressorKind::Silence {
+        if matches!(held.by.kind, SuppressorKind::Silence | SuppressorKind::History) {
             self.held = None;
             return false;
         }
@@ -132,7 +133,7 @@ pub(super) fn size_of(evidence: &Evidence) -> f64 {
 }
 
 /// A length of time as people say it.
-pub(super) fn minutes(ms: i64) -> String {
+pub(crate) fn minutes(ms: i64) -> String {
     match ms / 60_000 {
         few @ 0..120 => format!("{few} min"),
         many => format!("{} h {} min", many / 60, many % 60),

@@ -144,7 +144,7 @@ impl World<'_> {
             let place = |agent: &AgentId| self.edges.iter().position(|edge| edge.id == *agent).unwrap();
             match input {
                 Input::Opened { agent, connection, .. } => self.known[place(&agent)] = connection,
-                Input::Closed { .. } => {}
+                Input::Closed { .. } | Input::Elsewhere { .. } => {}
                 Input::Received { agent, connection, message, .. } => {
                     assert_eq!(self.known[place(&agent)], connection, "heard before its opening");
                     let now = now(self.now_ms);

@@ -160,10 +160,36 @@ fn no_record_overtakes_the_opening_of_its_connection() {
         match input {
             Input::Opened { agent, .. } => known.push(agent),
             Input::Received { agent, .. } => assert!(known.contains(&agent), "{agent} is not known yet"),
-            Input::Closed { .. } => panic!("nobody left"),
+            Input::Closed { .. } | Input::Elsewhere { .. } => panic!("nobody left"),
         }
     }
     assert_eq!(known.len(), names.len());
+}
+
+#[test]
+fn an_agent_that_connects_again_and_again_waits_once() {
+    let mut admission = Admission::default();
+    for connection in 1..=3 {
+        assert_eq!(admission.offer(0, opened("edge", connection), 0.5), Offer::Taken);
+        assert_eq!(admission.len(), 1);
+    }
+    assert!(matches!(admission.take(0), Some(Input::Opened { connection: 3, .. })));
+    assert!(admission.is_empty() && admission.take(0).is_none());
+}
+
+#[test]
+fn what_was_acknowledged_elsewhere_waits_once_for_each_lane_also_of_who_is_not_connected() {
+    let mut admission = Admission::default();
+    for sequence in 1..=5 {
+        for lane in Lane::ALL {
+            let key = RecordKey { boot: BootId(1), lane, sequence: Sequence(sequence) };
+            let offered = admission.offer(0, Input::Elsewhere { agent: agent("edge"), key }, 0.5);
+            assert_eq!((offered, admission.len()), (Offer::Taken, 1));
+        }
+    }
+    let taken: Vec<Input> = std::iter::from_fn(|| admission.take(0)).collect();
+    assert!(matches!(&taken[..], [Input::Elsewhere { key: a, .. }, Input::Elsewhere { key: b, .. }]
+        if (a.lane, b.lane) == (Lane::Deviations, Lane::RollUps) && a.sequence.0.min(b.sequence.0) == 5));
 }
 
 #[test]

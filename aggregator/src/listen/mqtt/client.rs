@@ -145,8 +145,11 @@ impl Client {
                 client.subscribe_many(filters).await.map_err(|_| BrokerError::Ended)
             }
             Self::V5(client) => {
-                let filters =
-                    filters.into_iter().map(|f| v5::SubscribeFilterInput::new(f, v5::QoS::AtLeastOnce));
+                // What we say ourselves is no news; a shared subscription knows no such option.
+                let filters = filters.into_iter().map(|filter| {
+                    let is_shared = filter.starts_with("$share/");
+                    v5::SubscribeFilterInput::new(filter, v5::QoS::AtLeastOnce).no_local(!is_shared)
+                });
                 client.subscribe_many(filters).await.map_err(|_| BrokerError::Ended)
             }
         }
