@@ -2,8 +2,8 @@
 //!
 //! It must never free a record on anything but the aggregator's own acknowledgement or refusal. The hard case
 //! is a channel that loses, repeats and reorders: per lane the link goes back to the oldest record that is not
-//! acknowledged (go-back-N; RFC 3366 discusses such schemes), and never steps over a gap before everything sent
-//! earlier is settled and the new horizon is announced.
+//! acknowledged (go-back-N; RFC 3366 discusses such schemes), repeats none that was sent a moment ago, and never steps
+//! over a gap before everything sent earlier is settled and the new horizon is announced.
 //!
 //! Order of output on a connection: birth, heartbeat, then deviations before roll-ups. Each lane has a window
 //! of its own, so that a backlog of roll-ups never holds up a deviation.
@@ -268,7 +268,8 @@ impl Link {
             State::Connected { heartbeat_at, .. } => {
                 let timeouts = self.flights.iter().filter_map(|flight| flight.timeout_at(&self.settings));
                 let rests = self.flights.iter().filter_map(|flight| flight.rests_until);
-                timeouts.chain(rests).chain([heartbeat_at]).min()
+                let repeats = self.flights.iter().filter_map(|flight| flight.repeats_at);
+                timeouts.chain(rests).chain(repeats).chain([heartbeat_at]).min()
             }
         }
     }
@@ -305,7 +306,7 @@ impl Link {
     fn rewind(&mut self) {
         for flight in &mut self.flights {
             flight.go_back();
-            (flight.timeouts, flight.rests_until) = (0, None);
+            (flight.timeouts, flight.rests_until, flight.repeats_at) = (0, None, None);
         }
     }
 
@@ -313,11 +314,11 @@ impl Link {
     fn expire(&mut self, now: MonoMs) -> bool {
         for flight in &mut self.flights {
             if flight.timeout_at(&self.settings).is_some_and(|at| at <= now) {
-                flight.go_back();
-                flight.timeouts += 1;
+                flight.time_out(&self.settings);
                 self.counts.timeouts += 1;
             }
             flight.rests_until = flight.rests_until.filter(|until| *until > now);
+            flight.repeats_at = flight.repeats_at.filter(|at| *at > now);
         }
         self.flights.iter().any(|flight| flight.timeouts >= TIMEOUTS_MAX)
     }
@@ -400,6 +401,9 @@ impl Link {
             return None;
         };
         let next = next?;
+        if flight.is_early(next.position) {
+            return None;
+        }
         let follows = flight.cursor.is_some_and(|cursor| next.position.follows(cursor));
         if !follows && flight.announced != Some(next.key) {
             return self.cross_gap(now, lane, spool, buffer);
@@ -412,7 +416,7 @@ impl Link {
         let in_flight = InFlight { position: next.position, frame_bytes: frame_bytes as u32 };
         flight.records.push_back(in_flight).ok()?;
         flight.bytes += in_flight.frame_bytes;
-        flight.cursor = Some(next.position);
+        (flight.cursor, flight.sent_at) = (Some(next.position), now.mono);
         self.counts.sent += 1;
         self.counts.resent += u64::from(flight.newest >= Some(next.position));
         flight.newest = flight.newest.max(Some(next.position));

@@ -268,8 +268,17 @@ impl quinn::AsyncUdpSocket for LeanSocket {
         Box::pin(Writable { socket: self, waiting: None })
     }
 
+    /// A datagram that cannot be sent is lost, as any may be: a missing route or an interface that is down would end the connection for
+    /// good, if it were told.
     fn try_send(&self, transmit: &quinn::udp::Transmit<'_>) -> io::Result<()> {
-        self.0.try_send_to(transmit.contents, transmit.destination).map(|_| ())
+        match self.0.try_send_to(transmit.contents, transmit.destination) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            Err(error) => {
+                tracing::debug!(to = %transmit.destination, %error, "a datagram was not sent");
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+        }
     }
 
     fn poll_recv(
@@ -282,7 +291,12 @@ impl quinn::AsyncUdpSocket for LeanSocket {
             return Poll::Ready(Ok(0));
         };
         let mut datagram = ReadBuf::new(buffer);
-        let addr = ready!(self.0.poll_recv_from(context, &mut datagram))?;
+        // An error is the word of the network about a datagram sent before, which is lost.
+        let addr = loop {
+            if let Ok(addr) = ready!(self.0.poll_recv_from(context, &mut datagram)) {
+                break addr;
+            }
+        };
         let len = datagram.filled().len();
         *meta = quinn::udp::RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None };
         Poll::Ready(Ok(1))
@@ -488,6 +502,26 @@ mod tests {
 
     use crate::config::Config;
     use crate::identity::{LOCAL_TOKEN_FILE, NewKey};
+
+    #[tokio::test]
+    async fn a_datagram_that_cannot_be_sent_is_lost_and_the_next_one_goes() {
+        let bound = || tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
+        let (socket, peer) = (LeanSocket(bound().await.unwrap()), bound().await.unwrap());
+        let to = |destination: SocketAddr| quinn::udp::Transmit {
+            destination,
+            ecn: None,
+            contents: b"datagram",
+            segment_size: None,
+            src_ip: None,
+        };
+        let everybody = SocketAddr::from((Ipv4Addr::BROADCAST, 9));
+        socket.0.writable().await.unwrap();
+        assert!(socket.0.try_send_to(b"refused", everybody).is_err(), "the kernel refuses it");
+        quinn::AsyncUdpSocket::try_send(&socket, &to(everybody)).unwrap();
+        quinn::AsyncUdpSocket::try_send(&socket, &to(peer.local_addr().unwrap())).unwrap();
+        let mut received = [0; 16];
+        assert_eq!(peer.recv(&mut received).await.unwrap(), 8);
+    }
 
     const SECRET: [u8; 16] = [9; 16];
     const NAME: &str = "vedette-aggregator";

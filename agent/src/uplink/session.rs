@@ -94,9 +94,11 @@ impl<'a> Session<'a> {
             return self.engine.disconnected();
         }
         let transport = self.uplink.settings.kind.after(self.failures);
+        // A failure is that of the way that is tried.
+        self.way = transport;
         match self.uplink.connect(transport).await {
             Ok(connected) => {
-                (self.connected, self.way) = (Some(connected), transport);
+                self.connected = Some(connected);
                 if transport != self.preferred() {
                     self.plan_return();
                 }

@@ -363,6 +363,9 @@ impl Shared {
     async fn enroll(&self, connection: &Connection, pass: Pass) -> Result<(), Ending> {
         let metrics = &self.reception.metrics;
         let (mut send, receive) = accept_stream(connection).await?;
+        // Those who have not asked yet are bounded by the doorway, of each address: they must not keep out who asks.
+        let request =
+            timeout(HANDSHAKE_TIMEOUT, self.read_request(receive)).await.map_err(|_| Ending::Slow)??;
         let Ok(_permit) = self.enrolments.try_acquire() else {
             pass.end_well();
             metrics.count(Tally::Enrolment, RefuseReason::Overloaded.as_str());
@@ -371,8 +374,7 @@ impl Shared {
             say_farewell(&mut send, Some(refuse)).await;
             return Err(Ending::Overloaded);
         };
-        let request = timeout(HANDSHAKE_TIMEOUT, self.read_request(receive)).await;
-        let (enrolled, done) = match request.map_err(|_| Ending::Slow)?? {
+        let (enrolled, done) = match request {
             Request::Enroll(request) => (self.reception.enroller.enroll(&request).await, "done"),
             Request::Renew(request) => {
                 let identity = verified_identity(connection)?;

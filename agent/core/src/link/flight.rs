@@ -32,6 +32,10 @@ pub(super) struct Flight {
     pub(super) since: MonoMs,
     pub(super) timeouts: u32,
     pub(super) rests_until: Option<MonoMs>,
+    /// When a record was last sent.
+    pub(super) sent_at: MonoMs,
+    /// Until when nothing but the oldest record is repeated.
+    pub(super) repeats_at: Option<MonoMs>,
     /// Records that may be on their way.
     window: usize,
 }
@@ -47,6 +51,8 @@ impl Default for Flight {
             since: MonoMs(0),
             timeouts: 0,
             rests_until: None,
+            sent_at: MonoMs(0),
+            repeats_at: None,
             window: IN_FLIGHT_MAX,
         }
     }
@@ -59,12 +65,29 @@ impl Flight {
         (self.bytes, self.cursor, self.announced) = (0, None, None);
     }
 
+    /// No acknowledgement came in time: goes back to the oldest record and repeats that alone. What was sent after it may have been sent a
+    /// moment ago, and an aggregator be about to commit it, while another one that shares the broker would get the repetition: it is not
+    /// repeated before its own time is up (RFC 6298 sends the earliest segment again, too).
+    pub(super) fn time_out(&mut self, settings: &LinkSettings) {
+        self.go_back();
+        self.timeouts += 1;
+        self.repeats_at = Some(self.sent_at.plus_ms(u64::from(settings.acknowledge_timeout_ms)));
+    }
+
+    /// Whether the record at `position` is to wait, for it was sent a moment ago.
+    pub(super) fn is_early(&self, position: Position) -> bool {
+        self.repeats_at.is_some() && self.cursor.is_some() && self.newest >= Some(position)
+    }
+
     /// The aggregator cannot take more now: goes back, rests, and goes on more slowly.
     pub(super) fn hold_back(&mut self, until: MonoMs) {
-        self.window = (self.window.min(self.records.len()) / 2).max(1);
+        // The same answer may come twice; nothing was sent in between.
+        if !self.records.is_empty() {
+            self.window = (self.window.min(self.records.len()) / 2).max(1);
+        }
         self.go_back();
         // The aggregator answered: this is no timeout.
-        (self.timeouts, self.rests_until) = (0, Some(until));
+        (self.timeouts, self.rests_until, self.repeats_at) = (0, Some(until), None);
     }
 
     /// Whether one more record may go.

@@ -107,6 +107,27 @@ fn silence_makes_it_go_back_and_in_the_end_close() {
     });
 }
 
+/// Two aggregators behind one broker may get a record each time it is sent: the one that was sent a moment before the time-out of
+/// another is not repeated while its first receiver may be about to commit it.
+#[test]
+fn a_time_out_repeats_the_oldest_record_and_none_that_was_just_sent() {
+    with_link(|link, spool| {
+        let first = append(spool, Lane::RollUps);
+        drain(link, spool, 0);
+        let second = append(spool, Lane::RollUps);
+        assert_eq!(records(&drain(link, spool, 4_900)), [second]);
+        assert_eq!(records(&drain(link, spool, 5_000)), [first], "its time is up");
+        answer(link, spool, 5_010, &Acknowledge { key: first });
+        assert_eq!(records(&drain(link, spool, 5_010)), []);
+        let third = append(spool, Lane::RollUps);
+        assert_eq!(records(&drain(link, spool, 5_020)), [], "nothing overtakes");
+        assert_eq!(link.poll_deadline(), Some(MonoMs(9_900)));
+        assert_eq!(records(&drain(link, spool, 9_900)), [second, third], "its time is up as well");
+        answer(link, spool, 9_910, &Acknowledge { key: third });
+        assert_eq!(spool.records(Lane::RollUps), 0);
+    });
+}
+
 #[test]
 fn refusals_rest_drop_or_dismiss() {
     with_link(|link, spool| {
@@ -146,6 +167,7 @@ fn overload_of_one_lane_slows_it_down_and_leaves_the_other_alone() {
         let sent = records(&drain(link, spool, 2_000));
         assert_eq!(sent, keys[3..3 + IN_FLIGHT_MAX / 2], "half as many, from the refused one on");
         answer(link, spool, 2_001, &Refuse { key: Some(keys[3]), ..refuse });
+        answer(link, spool, 2_002, &Refuse { key: Some(keys[3]), ..refuse });
         assert_eq!(records(&drain(link, spool, 4_000)).len(), IN_FLIGHT_MAX / 4);
         answer(link, spool, 4_001, &Acknowledge { key: keys[3 + IN_FLIGHT_MAX / 4 - 1] });
         assert_eq!(
