@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(git gcc g++ libc6-dev prometheus-alertmanager mosquitto nats-server openssl)
+packages=(git gcc g++ libc6-dev prometheus-alertmanager mosquitto nats-server openssl iproute2 iptables)
 cargo_deny_version=0.20.2
 advisory_database=https://github.com/RustSec/advisory-db
 advisory_copy=${VEDETTE_ADVISORY_DB:-../shared/data/advisory-db.tar.gz}

@@ -2,9 +2,12 @@
 //!
 //! A thin shell: everything it does stands in `vedette_tests::chaos`. It must never go on after a failure, which ends it with a panic.
 
-use clap::Parser;
 use std::io::Write;
-use vedette_tests::chaos::{Way, play};
+use std::process::ExitCode;
+
+use clap::Parser;
+use vedette_tests::chaos::{SKIPPED, Way, play};
+use vedette_tests::rig::{Network, program};
 
 /// Kill -9 of real processes, with an oracle over the real stores.
 #[derive(Parser)]
@@ -18,11 +21,27 @@ struct Arguments {
     /// How the agent reaches the aggregator.
     #[arg(long, value_enum, default_value_t = Way::Both)]
     way: Way,
+    /// Play between namespaces of this program's own, and cut, slow and lose what goes between them.
+    #[arg(long)]
+    network: bool,
 }
 
-fn main() {
-    let Arguments { seed, kills, way } = Arguments::parse();
-    let report = play(seed, kills, way);
+fn main() -> ExitCode {
+    let Arguments { seed, kills, way, network } = Arguments::parse();
+    if network {
+        if let Some(missing) = Network::missing() {
+            eprintln!("skipped: no network of its own can be had here: {missing}");
+            return ExitCode::from(SKIPPED);
+        }
+        // Built before, for a network of its own reaches nothing.
+        program("vedette-agent");
+        if let Err(error) = Network::alone() {
+            eprintln!("chaos: it cannot begin anew in a network of its own: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    let report = play(seed, kills, way, network);
     // Nobody may read it.
     let _ = writeln!(std::io::stdout(), "seed {seed}, {way:?}: {report}");
+    ExitCode::SUCCESS
 }

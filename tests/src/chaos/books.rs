@@ -29,6 +29,8 @@ pub(super) struct Books {
     made_now: u64,
     /// Records on disk that were compared with the database.
     pub(super) compared: u64,
+    /// Those of them that the database did not have.
+    pub(super) spooled: u64,
     /// What was applied when the living process of the aggregator began.
     applied_before: Option<u64>,
 }
@@ -62,6 +64,8 @@ impl Books {
             let highest = self.on_disk.entry(stream).or_default();
             *highest = (*highest).max(found.sequence);
             self.compared += 1;
+            self.spooled +=
+                u64::from(self.applied.get(&stream).is_none_or(|applied| found.sequence > *applied));
             // The acknowledgement in a record's head is that of the record's own boot if the ordinals say so.
             if found.acknowledged_ordinal == found.ordinal && found.acknowledged > 0 {
                 let applied = self.applied.get(&stream).copied().unwrap_or(0);

@@ -2,6 +2,8 @@
 //!
 //! It must never leave a process behind or wait without a bound. The hard case is a test that panics: every
 //! part stops what it started when it is dropped.
+mod detour;
+mod network;
 mod process;
 mod receiver;
 mod relay;
@@ -10,9 +12,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+pub use detour::Detour;
+pub use network::{Network, Place};
 pub use process::{Process, program};
 pub use receiver::{Posted, Receiver};
-pub use relay::{LossyBroker, UdpRelay};
+pub use relay::{Loss, LossyBroker, UdpRelay};
 
 /// A loopback address whose port is free for TCP and UDP right now. Another process could take it before it is
 /// used; the kernel hands ports out in turn, so that is rare.

@@ -9,6 +9,9 @@ use std::sync::Once;
 
 use super::eventually;
 
+/// Set by whoever has built the programs already, to spare a second build.
+pub(super) const PROGRAMS_BUILT: &str = "VEDETTE_PROGRAMS_BUILT";
+
 /// The path of one of the project's programs (`vedette-agent`, `vedette-aggregator`), built if need be. `VEDETTE_AGENT`
 /// names another agent, as one for another machine with what runs it there.
 ///
@@ -21,8 +24,7 @@ pub fn program(name: &str) -> PathBuf {
     static BUILD: Once = Once::new();
     let this = std::env::current_exe().expect("a test runs from a file");
     let folder = this.ancestors().find(|folder| folder.join("deps").is_dir()).expect("tests live in deps");
-    // Whoever builds the whole workspace has built them already, and says so to spare a second build.
-    let built = std::env::var_os("VEDETTE_PROGRAMS_BUILT").is_some() && folder.join(name).exists();
+    let built = std::env::var_os(PROGRAMS_BUILT).is_some() && folder.join(name).exists();
     BUILD.call_once(|| {
         if built {
             return;
@@ -60,16 +62,21 @@ impl Process {
     /// # Panics
     /// When it does not start.
     pub fn start(program: &Path, args: &[&str], log: &Path) -> Self {
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut command = Command::new(program);
+        command.args(args);
+        Self::start_command(command, name, log)
+    }
+
+    /// Starts `command` likewise; `name` is what it is called when it fails.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_command(mut command: Command, name: String, log: &Path) -> Self {
         let out = File::options().create(true).append(true).open(log).expect("the log can be written");
         let err = out.try_clone().expect("a file handle can be copied");
-        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let child = Command::new(program)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(out)
-            .stderr(err)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{} does not start: {error}", program.display()));
+        let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
+        let child = child.unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         Self { name, child, log: log.to_owned() }
     }
 

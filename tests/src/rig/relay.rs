@@ -114,24 +114,36 @@ fn bound() -> UdpSocket {
     socket
 }
 
-/// A broker that drops silently: every third summary that comes through this relay is confirmed and goes nowhere.
+/// What a broker loses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Summaries on their way from the agent.
+    Summaries,
+    /// What an aggregator answers.
+    Answers,
+}
+
+/// A broker that drops silently: every third message of a kind that comes through this relay is confirmed and goes nowhere.
 pub struct LossyBroker {
     address: SocketAddr,
     dropped: Arc<AtomicU64>,
 }
 
-/// One summary of so many is dropped.
+/// One message of so many is dropped.
 const DROPS_EVERY: u64 = 3;
 /// Types of MQTT packets (MQTT 3.1.1, section 2.2.1).
 const PUBLISH: u8 = 3;
 const PUBACK: u8 = 0x40;
+
+/// The writing end of a connection: whole packets, so that a confirmation never comes in the middle of one.
+type Writer = Arc<Mutex<TcpStream>>;
 
 impl LossyBroker {
     /// A relay to `broker`, until the process ends.
     ///
     /// # Panics
     /// When no socket is to be had.
-    pub fn start(broker: SocketAddr) -> Self {
+    pub fn start(broker: SocketAddr, loss: Loss) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
         let address = listener.local_addr().expect("a bound socket has an address");
         let dropped = Arc::new(AtomicU64::new(0));
@@ -139,7 +151,7 @@ impl LossyBroker {
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let Ok(broker) = TcpStream::connect(broker) else { continue };
-                relay(client, broker, &counter);
+                relay(client, broker, loss, &counter);
             }
         });
         Self { address, dropped }
@@ -157,44 +169,55 @@ impl LossyBroker {
 }
 
 /// Relays one connection both ways, in threads that end with it.
-fn relay(client: TcpStream, broker: TcpStream, dropped: &Arc<AtomicU64>) {
-    let (Ok(mut from_broker), Ok(to_client)) = (broker.try_clone(), client.try_clone()) else { return };
-    let to_client = Arc::new(Mutex::new(to_client));
-    let (answers, dropped) = (Arc::clone(&to_client), Arc::clone(dropped));
-    thread::spawn(move || {
-        // Whole packets, so that a confirmation never comes in the middle of one.
-        while let Some((packet, _)) = packet(&mut from_broker) {
-            if to_client.lock().unwrap_or_else(PoisonError::into_inner).write_all(&packet).is_err() {
-                break;
-            }
-        }
-        let _ = to_client.lock().unwrap_or_else(PoisonError::into_inner).shutdown(Shutdown::Both);
-    });
-    thread::spawn(move || drop_some(client, broker, &answers, &dropped));
+fn relay(client: TcpStream, broker: TcpStream, loss: Loss, dropped: &Arc<AtomicU64>) {
+    let (Ok(to_client), Ok(to_broker)) = (client.try_clone(), broker.try_clone()) else { return };
+    let (to_client, to_broker): (Writer, Writer) =
+        (Arc::new(Mutex::new(to_client)), Arc::new(Mutex::new(to_broker)));
+    let ways = [
+        (
+            client,
+            Arc::clone(&to_broker),
+            Arc::clone(&to_client),
+            (loss == Loss::Summaries).then_some("/summary"),
+        ),
+        (broker, to_client, to_broker, (loss == Loss::Answers).then_some("/command")),
+    ];
+    for (from, to, back, lost) in ways {
+        let dropped = Arc::clone(dropped);
+        thread::spawn(move || pass_on(from, &to, &back, lost, &dropped));
+    }
 }
 
-/// Passes packets on, but for some summaries, which it confirms itself.
-fn drop_some(mut client: TcpStream, mut broker: TcpStream, answers: &Mutex<TcpStream>, dropped: &AtomicU64) {
-    let mut summaries = 0;
-    while let Some((packet, body)) = packet(&mut client) {
-        let is_summary = packet[0] >> 4 == PUBLISH && {
-            let length = usize::from(u16::from_be_bytes([packet[body], packet[body + 1]]));
-            packet[body + 2..body + 2 + length].ends_with(b"/summary")
-        };
-        summaries += u64::from(is_summary);
-        let passed_on = if is_summary && summaries.is_multiple_of(DROPS_EVERY) {
-            dropped.fetch_add(1, Ordering::Relaxed);
-            let topic = usize::from(u16::from_be_bytes([packet[body], packet[body + 1]]));
-            let id = &packet[body + 2 + topic..body + 4 + topic];
-            answers.lock().unwrap_or_else(PoisonError::into_inner).write_all(&[PUBACK, 2, id[0], id[1]])
-        } else {
-            broker.write_all(&packet)
+/// Passes packets on, but for some messages whose topics end in `lost`, which it confirms itself.
+fn pass_on(mut from: TcpStream, to: &Writer, back: &Writer, lost: Option<&str>, dropped: &AtomicU64) {
+    let write = |writer: &Writer, bytes: &[u8]| {
+        writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes)
+    };
+    let mut seen = 0;
+    while let Some((packet, body)) = packet(&mut from) {
+        let topic =
+            topic_of(&packet, body).filter(|topic| lost.is_some_and(|lost| topic.ends_with(lost.as_bytes())));
+        seen += u64::from(topic.is_some());
+        let passed_on = match topic {
+            Some(topic) if seen.is_multiple_of(DROPS_EVERY) => {
+                dropped.fetch_add(1, Ordering::Relaxed);
+                let id = &packet[body + 2 + topic.len()..][..2];
+                write(back, &[PUBACK, 2, id[0], id[1]])
+            }
+            _ => write(to, &packet),
         };
         if passed_on.is_err() {
             break;
         }
     }
-    let _ = broker.shutdown(Shutdown::Both);
+    let _ = to.lock().unwrap_or_else(PoisonError::into_inner).shutdown(Shutdown::Both);
+}
+
+/// The topic of a message that wants to be confirmed.
+fn topic_of(packet: &[u8], body: usize) -> Option<&[u8]> {
+    let confirms = packet[0] >> 4 == PUBLISH && packet[0] & 0x06 != 0;
+    let length = usize::from(u16::from_be_bytes([*packet.get(body)?, *packet.get(body + 1)?]));
+    packet.get(body + 2..body + 2 + length).filter(|_| confirms)
 }
 
 /// The next packet, and where its body begins (MQTT 3.1.1, section 2.2.3).

@@ -6,6 +6,7 @@
 //! what happens while the aggregator is dead must arrive from the spool of an agent that was killed as well.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod renewal;
 mod stage;
 mod traffic;
 
@@ -17,7 +18,8 @@ use vedette_tests::rig::eventually;
 
 #[test]
 fn telemetry_becomes_one_alarm_and_stays_one_through_kills() {
-    let mut stage = Stage::set();
+    // The traffic of the test ends now: its fault lies hours back.
+    let mut stage = Stage::set(86_400);
     let mut traffic = Traffic::ending_now();
 
     traffic.history(&mut stage);
@@ -41,6 +43,40 @@ fn telemetry_becomes_one_alarm_and_stays_one_through_kills() {
     eventually("the end of the incident, from the spool", 60, || stage.incident(&id, "resolved"));
     eventually("an empty spool", 30, || (stage.spooled_records() == 0).then_some(()));
     posted_once(&stage, &id);
+    stage.stop();
+}
+
+/// What an agent kept through an outage of hours is judged and recorded; people hear of what is, and not of what was.
+#[test]
+fn a_backlog_of_hours_is_history_and_what_is_fresh_pages() {
+    let mut stage = Stage::set(3_600);
+    let mut traffic = Traffic::ending_now();
+    traffic.history(&mut stage);
+    eventually("an empty spool", 60, || (stage.spooled_records() == 0).then_some(()));
+    stage.kill_aggregator();
+    traffic.fault(&mut stage, 16);
+    traffic.calm(&mut stage, 20);
+    eventually("hours of records in the spool", 30, || (stage.spooled_records() >= 30).then_some(()));
+    stage.start_aggregator();
+    eventually("an empty spool", 90, || (stage.spooled_records() == 0).then_some(()));
+    let held = eventually("the fault in the ledger", 60, || {
+        let ledger = stage.api("/api/v1/suppressed")?;
+        let entries = ledger["ledger"].as_array()?.iter();
+        let reasons: Vec<String> =
+            entries.filter_map(|entry| Some(entry["reason"].as_str()?.to_owned())).collect();
+        reasons.into_iter().find(|reason| reason.starts_with("history: it came "))
+    });
+    assert!(held.contains("late"), "{held}");
+    let pages = || {
+        let posts = stage.webhook.posts().into_iter();
+        let of = |body: &serde_json::Value| body["kind"] == "malfunction" && body["state"] == "open";
+        posts.filter(|post| of(&post.body)).count()
+    };
+    assert_eq!(pages(), 0, "nobody is paged for what is over");
+
+    let mut stage = stage;
+    traffic.fault(&mut stage, 8);
+    opened(&stage);
     stage.stop();
 }
 

@@ -28,15 +28,16 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Starts and enrols everything.
-    pub(crate) fn set() -> Self {
+    /// Starts and enrols everything; what comes later than `history_after_s` is history.
+    pub(crate) fn set(history_after_s: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let [quic, http, lines, statsd, agent_http, statsd_http, alertmanager_http] =
             std::array::from_fn(|_| free_address());
         let webhook = Receiver::start(2);
         let at = |name: &str| folder.path().join(name);
-        fs::write(at("aggregator.toml"), aggregator_config(&folder, quic, http, &webhook, alertmanager_http))
-            .unwrap();
+        let config = aggregator_config(&folder, quic, http, &webhook, alertmanager_http);
+        let judge = format!("[judge]\nlateness_ms = 2000\nhistory_after_s = {history_after_s}\n");
+        fs::write(at("aggregator.toml"), config + &judge).unwrap();
         fs::write(at("uk.toml"), line_protocol_config(&folder, quic, lines, agent_http)).unwrap();
         fs::write(at("ie.toml"), statsd_config(&folder, quic, statsd, statsd_http)).unwrap();
         let alertmanager = start_alertmanager(folder.path(), alertmanager_http);
@@ -208,7 +209,6 @@ fn aggregator_config(
 ) -> String {
     format!(
         "state_dir = {state:?}\n[listen]\nquic = \"{quic}\"\nhttp = \"{http}\"\n\
-         [judge]\nlateness_ms = 2000\n\
          [metrics.activity]\nrole = \"traffic\"\nalarm_on = \"drop\"\n[metrics.errors]\nrole = \"errors\"\n\
          [notify.webhook.pager]\nurl = \"http://{webhook}/page\"\n\
          [notify.alertmanager.main]\nurl = \"http://{alertmanager}\"\n",

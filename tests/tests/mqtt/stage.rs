@@ -8,7 +8,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use vedette_tests::rig::{LossyBroker, Process, UdpRelay, eventually, free_address, get, get_json, program};
+use vedette_tests::rig::{
+    Loss, LossyBroker, Process, UdpRelay, eventually, free_address, get, get_json, program,
+};
 
 const MOSQUITTO: &str = "/usr/sbin/mosquitto";
 const NATS: &str = "/usr/sbin/nats-server";
@@ -60,8 +62,8 @@ pub(crate) struct Setup {
     pub(crate) way: Way,
     /// The agent's `uplink.kind`.
     pub(crate) kind: &'static str,
-    /// Whether the agent's messages go through a broker that drops some.
-    pub(crate) is_lossy: bool,
+    /// What of the agent's messages the broker drops now and then.
+    pub(crate) loses: Option<Loss>,
     /// Whether two aggregators share the summaries.
     pub(crate) is_shared: bool,
     pub(crate) window_ms: u32,
@@ -74,7 +76,7 @@ impl Setup {
             broker: Broker::Mosquitto,
             way: Way::Tcp,
             kind: "\"mqtt\"",
-            is_lossy: false,
+            loses: None,
             is_shared: false,
             window_ms: 1_000,
         }
@@ -94,8 +96,8 @@ impl Stage {
     pub(crate) fn set(setup: Setup) -> Self {
         let mut stage = Self::prepare(setup);
         stage.start_broker(Session::Lost);
-        if setup.is_lossy {
-            stage.lossy = Some(LossyBroker::start(stage.broker_address));
+        if let Some(loss) = setup.loses {
+            stage.lossy = Some(LossyBroker::start(stage.broker_address, loss));
             stage.write("agent.toml", &stage.agent_config());
         }
         stage.start_aggregator();
@@ -109,8 +111,13 @@ impl Stage {
 
     /// Starts everything, over TLS; the certificates of agent and aggregator come from the aggregator's CA.
     pub(crate) fn set_with_tls(version: &'static str) -> Self {
+        Self::set_with_tls_at(Broker::Mosquitto, version)
+    }
+
+    /// The same with another broker.
+    pub(crate) fn set_with_tls_at(broker: Broker, version: &'static str) -> Self {
         let kind = "[\"quic\", \"mqtt\"]";
-        let mut stage = Self::prepare(Setup { way: Way::Tls, kind, ..Setup::new(version) });
+        let mut stage = Self::prepare(Setup { way: Way::Tls, kind, broker, ..Setup::new(version) });
         // Enrolling takes QUIC; after that nobody answers there.
         stage.relay.set_open(true);
         stage.start_aggregator();
@@ -365,10 +372,25 @@ impl Stage {
     }
 
     fn nats_config(&self) -> String {
+        let at = |name: &str| self.folder.path().join(name);
+        let (tls, login) = match self.setup.way {
+            Way::Tcp => (
+                String::new(),
+                format!("authorization {{ users: [ {{ user: \"vedette\", password: \"{PASSWORD}\" }} ] }}\n"),
+            ),
+            Way::Tls => (
+                format!(
+                    ", tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}",
+                    at("broker.crt"),
+                    at("broker.key"),
+                    at("agent/ca.crt")
+                ),
+                String::new(),
+            ),
+        };
         format!(
             "server_name: \"broker\"\nlisten: \"{clients}\"\njetstream {{ store_dir: {store:?} }}\n\
-             mqtt {{ host: \"127.0.0.1\", port: {port} }}\n\
-             authorization {{ users: [ {{ user: \"vedette\", password: \"{PASSWORD}\" }} ] }}\n",
+             mqtt {{ host: \"127.0.0.1\", port: {port}{tls} }}\n{login}",
             clients = free_address(),
             store = self.database(),
             port = self.broker_address.port(),
