@@ -6,6 +6,7 @@
 
 use std::io::{BufRead as _, Read as _, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 
@@ -43,7 +44,7 @@ pub fn enroll(args: &EnrollArgs) -> anyhow::Result<()> {
     let mut settings = config.uplink;
     settings.address.clone_from(&args.aggregator);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let enrolled = runtime.block_on(uplink::enroll(&folder, &agent, &settings, &token));
+    let enrolled = runtime.block_on(uplink::enroll(&folder, &agent, &settings, &token, &Arc::default()));
     enrolled.with_context(|| format!("enrolment with {} failed", args.aggregator))?;
     let folder = folder.path().display();
     writeln!(std::io::stdout(), "{agent} is enrolled; key and certificate are in {folder}")?;

@@ -25,6 +25,7 @@ use crate::source::Stop;
 use mqtt::{MqttError, Topics};
 use quic::UplinkError;
 use session::Session;
+use wire::Wire;
 
 /// Bytes of frames written at a time when there is a backlog.
 pub const BATCH_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
@@ -105,9 +106,10 @@ pub async fn enroll(
     agent: &AgentId,
     settings: &config::Uplink,
     token: &Token,
+    wire: &Arc<Wire>,
 ) -> Result<(), EnrollError> {
     let new = folder.next_key(agent)?;
-    let enrolled = quic::enroll(&settings.address, &settings.server_name, token, &new.csr_der).await?;
+    let enrolled = quic::enroll(target(settings, wire), token, &new.csr_der).await?;
     folder.store_identity(&new.key_pem, &enrolled.certificate_der, &enrolled.ca_der)?;
     Ok(())
 }
@@ -121,11 +123,16 @@ pub async fn renew(
     agent: &AgentId,
     settings: &config::Uplink,
     identity: &Identity,
+    wire: &Arc<Wire>,
 ) -> Result<(), EnrollError> {
     let new = folder.next_key(agent)?;
-    let renewed = quic::renew(&settings.address, &settings.server_name, identity, &new.csr_der).await?;
+    let renewed = quic::renew(target(settings, wire), identity, &new.csr_der).await?;
     folder.store_identity(&new.key_pem, &renewed.certificate_der, &renewed.ca_der)?;
     Ok(())
+}
+
+fn target<'a>(settings: &'a config::Uplink, wire: &'a Arc<Wire>) -> quic::Target<'a> {
+    quic::Target { address: &settings.address, server_name: &settings.server_name, wire }
 }
 
 /// One agent's way to its aggregator.
@@ -163,7 +170,7 @@ impl Uplink {
             if let Ok(Some(identity)) = self.folder.identity()
                 && identity.is_renewal_due(SystemTime::now())
             {
-                match renew(&self.folder, &self.agent, &self.settings, &identity).await {
+                match renew(&self.folder, &self.agent, &self.settings, &identity, self.engine.wire()).await {
                     Ok(()) => tracing::info!(agent = %self.agent, "renewed the certificate"),
                     Err(error) => {
                         tracing::warn!(%error, "the certificate is not renewed; trying again in an hour");
@@ -181,13 +188,13 @@ impl Uplink {
 
     /// Connects by `transport`.
     async fn connect(&self, transport: Transport) -> Result<Connection, Loss> {
-        let config::Uplink { kind, address, server_name, mqtt, .. } = &self.settings;
+        let config::Uplink { kind, address, mqtt, .. } = &self.settings;
         match transport {
             Transport::Quic => {
                 let patience = if kind.has_other() { ENROLL_PATIENCE } else { Duration::MAX };
                 let identity = tokio::time::timeout(patience, self.identity()).await;
                 let identity = identity.map_err(|_| Loss::NotEnrolled)?;
-                let connected = quic::connect(address, server_name, &identity).await?;
+                let connected = quic::connect(target(&self.settings, self.engine.wire()), &identity).await?;
                 tracing::info!(address, "connected to the aggregator");
                 Ok(Connection::Quic(Box::new(connected)))
             }
@@ -242,7 +249,7 @@ impl Uplink {
             }
             return false;
         };
-        match enroll(&self.folder, &self.agent, &self.settings, &token).await {
+        match enroll(&self.folder, &self.agent, &self.settings, &token, self.engine.wire()).await {
             Ok(()) => tracing::info!(agent = %self.agent, "enrolled with the token that the aggregator left"),
             Err(error) => {
                 if told {

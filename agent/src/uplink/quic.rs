@@ -23,6 +23,8 @@ use vedette_common::wire::{
     Enroll, Enrolled, Frame, Kind, Message, Refuse, RefuseReason, Renew, WireError, decode, encode,
 };
 
+use super::wire::Wire;
+use crate::config::Transport;
 use crate::identity::{FINGERPRINT_BYTES, Identity, Token};
 
 /// ALPN of the data connection.
@@ -123,16 +125,23 @@ pub struct Connected {
     pub receiver: FrameReceiver,
 }
 
+/// Where to connect to.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// Host and port.
+    pub address: &'a str,
+    /// The name in the aggregator's certificate.
+    pub server_name: &'a str,
+    /// Where every datagram is counted, whatever becomes of the attempt.
+    pub wire: &'a Arc<Wire>,
+}
+
 /// Connects with mutual TLS and opens the stream.
 ///
 /// # Errors
 /// [`UplinkError`] for a name that does not resolve, a handshake that fails, or no answer within ten seconds.
-pub async fn connect(
-    address: &str,
-    server_name: &str,
-    identity: &Identity,
-) -> Result<Connected, UplinkError> {
-    open(address, server_name, mutual(identity, ALPN_DATA)?).await
+pub async fn connect(target: Target<'_>, identity: &Identity) -> Result<Connected, UplinkError> {
+    open(target, mutual(identity, ALPN_DATA)?).await
 }
 
 /// TLS that shows the identity's certificate and trusts its authorities.
@@ -153,12 +162,7 @@ fn mutual(identity: &Identity, protocol: &[u8]) -> Result<ClientConfig, UplinkEr
 ///
 /// # Errors
 /// [`UplinkError`]; [`UplinkError::Refused`] says that the aggregator did not take the token or the request.
-pub async fn enroll(
-    address: &str,
-    server_name: &str,
-    token: &Token,
-    csr_der: &[u8],
-) -> Result<Enrolled, UplinkError> {
+pub async fn enroll(target: Target<'_>, token: &Token, csr_der: &[u8]) -> Result<Enrolled, UplinkError> {
     let csr = heapless::Vec::from_slice(csr_der).map_err(|_| UplinkError::RequestTooLong(csr_der.len()))?;
     let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -166,11 +170,11 @@ pub async fn enroll(
         .with_custom_certificate_verifier(Arc::new(PinnedAuthority { fingerprint: token.ca_fingerprint }))
         .with_no_client_auth();
     tls.alpn_protocols = vec![ALPN_ENROLL.to_vec()];
-    let connected = open(address, server_name, tls).await.map_err(|error| match error {
+    let connected = open(target, tls).await.map_err(|error| match error {
         UplinkError::Connection(quinn::ConnectionError::TransportError(failed))
             if is_unknown_issuer(failed.code) =>
         {
-            UplinkError::OtherAuthority(address.into())
+            UplinkError::OtherAuthority(target.address.into())
         }
         other => other,
     })?;
@@ -181,14 +185,9 @@ pub async fn enroll(
 ///
 /// # Errors
 /// [`UplinkError`]; [`UplinkError::Refused`] says that the present certificate gives no other.
-pub async fn renew(
-    address: &str,
-    server_name: &str,
-    identity: &Identity,
-    csr_der: &[u8],
-) -> Result<Enrolled, UplinkError> {
+pub async fn renew(target: Target<'_>, identity: &Identity, csr_der: &[u8]) -> Result<Enrolled, UplinkError> {
     let csr = heapless::Vec::from_slice(csr_der).map_err(|_| UplinkError::RequestTooLong(csr_der.len()))?;
-    let connected = open(address, server_name, mutual(identity, ALPN_ENROLL)?).await?;
+    let connected = open(target, mutual(identity, ALPN_ENROLL)?).await?;
     ask(connected, &Renew { csr_der: csr }).await
 }
 
@@ -225,19 +224,20 @@ fn fingerprint(certificate: &CertificateDer<'_>) -> [u8; FINGERPRINT_BYTES] {
     Sha256::digest(certificate).into()
 }
 
-async fn open(address: &str, server_name: &str, mut tls: ClientConfig) -> Result<Connected, UplinkError> {
+async fn open(target: Target<'_>, mut tls: ClientConfig) -> Result<Connected, UplinkError> {
     // A resumed session would outlive a certificate that was revoked meanwhile, and early data could be replayed.
     tls.resumption = rustls::client::Resumption::disabled();
     tls.enable_early_data = false;
     let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).map_err(|_| UplinkError::CipherSuite)?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     config.transport_config(Arc::new(transport()));
-    let remote = resolve(address).await?;
+    let remote = resolve(target.address).await?;
     let local: IpAddr =
         if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let endpoint = endpoint(SocketAddr::new(local, 0)).map_err(UplinkError::Socket)?;
+    let local = SocketAddr::new(local, 0);
+    let endpoint = endpoint(local, Arc::clone(target.wire)).map_err(UplinkError::Socket)?;
     let connecting = async {
-        let connection = endpoint.connect_with(config, remote, server_name)?.await?;
+        let connection = endpoint.connect_with(config, remote, target.server_name)?.await?;
         let (send, receive) = connection.open_bi().await?;
         Ok::<_, UplinkError>((connection, send, receive))
     };
@@ -249,10 +249,10 @@ async fn open(address: &str, server_name: &str, mut tls: ClientConfig) -> Result
     })
 }
 
-fn endpoint(local: SocketAddr) -> io::Result<quinn::Endpoint> {
+fn endpoint(local: SocketAddr, wire: Arc<Wire>) -> io::Result<quinn::Endpoint> {
     let socket = std::net::UdpSocket::bind(local)?;
     socket.set_nonblocking(true)?;
-    let socket = Arc::new(LeanSocket(tokio::net::UdpSocket::from_std(socket)?));
+    let socket = Arc::new(LeanSocket { socket: tokio::net::UdpSocket::from_std(socket)?, wire });
     let (config, runtime) = (quinn::EndpointConfig::default(), Arc::new(quinn::TokioRuntime));
     quinn::Endpoint::new_with_abstract_socket(config, None, socket, runtime)
 }
@@ -261,7 +261,10 @@ fn endpoint(local: SocketAddr) -> io::Result<quinn::Endpoint> {
 /// 3 MB ready; an agent's few datagrams a second are worth 47 KB. It leaves fragments to the network, so that datagrams stay
 /// at the 1,200 bytes that fit anywhere.
 #[derive(Debug)]
-struct LeanSocket(tokio::net::UdpSocket);
+struct LeanSocket {
+    socket: tokio::net::UdpSocket,
+    wire: Arc<Wire>,
+}
 
 impl quinn::AsyncUdpSocket for LeanSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn quinn::UdpPoller>> {
@@ -271,13 +274,16 @@ impl quinn::AsyncUdpSocket for LeanSocket {
     /// A datagram that cannot be sent is lost, as any may be: a missing route or an interface that is down would end the connection for
     /// good, if it were told.
     fn try_send(&self, transmit: &quinn::udp::Transmit<'_>) -> io::Result<()> {
-        match self.0.try_send_to(transmit.contents, transmit.destination) {
+        match self.socket.try_send_to(transmit.contents, transmit.destination) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             Err(error) => {
                 tracing::debug!(to = %transmit.destination, %error, "a datagram was not sent");
                 Ok(())
             }
-            Ok(_) => Ok(()),
+            Ok(bytes) => {
+                self.wire.count(Transport::Quic, bytes as u64, 0);
+                Ok(())
+            }
         }
     }
 
@@ -293,17 +299,18 @@ impl quinn::AsyncUdpSocket for LeanSocket {
         let mut datagram = ReadBuf::new(buffer);
         // An error is the word of the network about a datagram sent before, which is lost.
         let addr = loop {
-            if let Ok(addr) = ready!(self.0.poll_recv_from(context, &mut datagram)) {
+            if let Ok(addr) = ready!(self.socket.poll_recv_from(context, &mut datagram)) {
                 break addr;
             }
         };
         let len = datagram.filled().len();
+        self.wire.count(Transport::Quic, 0, len as u64);
         *meta = quinn::udp::RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None };
         Poll::Ready(Ok(1))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.socket.local_addr()
     }
 }
 
@@ -326,7 +333,7 @@ impl quinn::UdpPoller for Writable {
         let Self { socket, waiting } = &mut *self;
         let wait = waiting.get_or_insert_with(|| {
             let socket = socket.clone();
-            Box::pin(async move { socket.0.writable().await })
+            Box::pin(async move { socket.socket.writable().await })
         });
         let writable = ready!(wait.as_mut().poll(context));
         *waiting = None;
@@ -369,13 +376,6 @@ impl FrameSender {
     /// [`UplinkError::Write`] when the connection is gone.
     pub async fn send(&mut self, frames: &[u8]) -> Result<(), UplinkError> {
         Ok(self.send.write_all(frames).await?)
-    }
-
-    /// Bytes of UDP sent and received so far.
-    #[must_use]
-    pub fn wire_bytes(&self) -> [u64; 2] {
-        let stats = self.connection.stats();
-        [stats.udp_tx.bytes, stats.udp_rx.bytes]
     }
 
     /// Ends the connection and waits a little for the peer to hear of it.
@@ -506,7 +506,8 @@ mod tests {
     #[tokio::test]
     async fn a_datagram_that_cannot_be_sent_is_lost_and_the_next_one_goes() {
         let bound = || tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
-        let (socket, peer) = (LeanSocket(bound().await.unwrap()), bound().await.unwrap());
+        let (socket, peer) = (bound().await.unwrap(), bound().await.unwrap());
+        let socket = LeanSocket { socket, wire: Arc::default() };
         let to = |destination: SocketAddr| quinn::udp::Transmit {
             destination,
             ecn: None,
@@ -515,16 +516,21 @@ mod tests {
             src_ip: None,
         };
         let everybody = SocketAddr::from((Ipv4Addr::BROADCAST, 9));
-        socket.0.writable().await.unwrap();
-        assert!(socket.0.try_send_to(b"refused", everybody).is_err(), "the kernel refuses it");
+        socket.socket.writable().await.unwrap();
+        assert!(socket.socket.try_send_to(b"refused", everybody).is_err(), "the kernel refuses it");
         quinn::AsyncUdpSocket::try_send(&socket, &to(everybody)).unwrap();
         quinn::AsyncUdpSocket::try_send(&socket, &to(peer.local_addr().unwrap())).unwrap();
         let mut received = [0; 16];
         assert_eq!(peer.recv(&mut received).await.unwrap(), 8);
+        assert_eq!(socket.wire.totals(Transport::Quic), [8, 0], "what was lost was not sent");
     }
 
     const SECRET: [u8; 16] = [9; 16];
     const NAME: &str = "vedette-aggregator";
+
+    const fn target<'a>(address: &'a str, wire: &'a Arc<Wire>) -> Target<'a> {
+        Target { address, server_name: NAME, wire }
+    }
 
     type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -635,21 +641,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_gives_a_certificate_that_opens_the_connection() {
+        let wire = Arc::default();
         let authority = authority();
         let (_endpoint, address) = listen(&authority);
         let new = new_key();
-        let enrolled = enroll(&address.to_string(), NAME, &token(&authority), &new.csr_der).await.unwrap();
-        connect(&address.to_string(), NAME, &identity(&new, &enrolled)).await.unwrap();
+        let enrolled =
+            enroll(target(&address.to_string(), &wire), &token(&authority), &new.csr_der).await.unwrap();
+        connect(target(&address.to_string(), &wire), &identity(&new, &enrolled)).await.unwrap();
     }
 
     #[tokio::test]
     async fn frames_that_wait_together_share_datagrams_of_the_paths_size() {
+        let wire = Arc::default();
         let authority = authority();
         let (_endpoint, address) = listen(&authority);
         let new = new_key();
-        let enrolled = enroll(&address.to_string(), NAME, &token(&authority), &new.csr_der).await.unwrap();
+        let enrolled =
+            enroll(target(&address.to_string(), &wire), &token(&authority), &new.csr_der).await.unwrap();
         let identity = identity(&new, &enrolled);
-        let mut connected = connect(&address.to_string(), NAME, &identity).await.unwrap();
+        let mut connected = connect(target(&address.to_string(), &wire), &identity).await.unwrap();
         let birth = Birth {
             agent: vedette_common::AgentId::parse("edge-1").unwrap(),
             boot: vedette_common::BootId(1),
@@ -678,35 +688,42 @@ mod tests {
         let least = batch.len() as u64 / 1_500;
         // Besides the frames there are acknowledgements, and searches for a larger size of packets.
         assert!(datagrams < least + 20, "{datagrams} datagrams for {} bytes", batch.len());
-        assert!(connected.sender.wire_bytes()[0] > batch.len() as u64);
+        assert!(wire.totals(Transport::Quic)[0] > batch.len() as u64);
     }
 
     #[tokio::test]
     async fn an_authority_other_than_the_tokens_is_not_trusted() {
+        let wire = Arc::default();
         let authority = authority();
         let (_endpoint, address) = listen(&authority);
         let foreign = Token { ca_fingerprint: [1; 32], secret: SECRET };
-        let error = enroll(&address.to_string(), NAME, &foreign, &new_key().csr_der).await.unwrap_err();
+        let error =
+            enroll(target(&address.to_string(), &wire), &foreign, &new_key().csr_der).await.unwrap_err();
         assert!(matches!(error, UplinkError::OtherAuthority(_)), "{error}");
     }
 
     #[tokio::test]
     async fn a_wrong_secret_is_refused_by_name() {
+        let wire = Arc::default();
         let authority = authority();
         let (_endpoint, address) = listen(&authority);
         let wrong = Token { secret: [0; 16], ..token(&authority) };
-        let error = enroll(&address.to_string(), NAME, &wrong, &new_key().csr_der).await.unwrap_err();
+        let error =
+            enroll(target(&address.to_string(), &wire), &wrong, &new_key().csr_der).await.unwrap_err();
         assert!(matches!(error, UplinkError::Refused(RefuseReason::TokenUnknown)), "{error}");
     }
 
     #[tokio::test]
     async fn an_aggregator_of_another_authority_is_not_spoken_to() {
+        let wire = Arc::default();
         let (ours, other) = (authority(), authority());
         let (_endpoint, address) = listen(&ours);
         let (_other_endpoint, other_address) = listen(&other);
         let new = new_key();
-        let enrolled = enroll(&address.to_string(), NAME, &token(&ours), &new.csr_der).await.unwrap();
-        let error = connect(&other_address.to_string(), NAME, &identity(&new, &enrolled)).await.unwrap_err();
+        let enrolled =
+            enroll(target(&address.to_string(), &wire), &token(&ours), &new.csr_der).await.unwrap();
+        let error =
+            connect(target(&other_address.to_string(), &wire), &identity(&new, &enrolled)).await.unwrap_err();
         assert!(matches!(error, UplinkError::Connection(_)), "{error}");
     }
 

@@ -42,8 +42,6 @@ pub(super) struct Session<'a> {
     returning: Option<Attempt<'a>>,
     /// Attempts in a row that led nowhere.
     returns_failed: u32,
-    /// What of the present connection is counted.
-    metered: [u64; 2],
     frame: Box<[u8; FRAME_BYTES_MAX]>,
     batch: Vec<u8>,
 }
@@ -63,7 +61,6 @@ impl<'a> Session<'a> {
             returns_at: None,
             returning: None,
             returns_failed: 0,
-            metered: [0; 2],
             frame,
             batch,
         }
@@ -127,12 +124,11 @@ impl<'a> Session<'a> {
 
     /// There is no connection any more. After one that the aggregator answered on, the preferred way is tried first.
     fn forget(&mut self) {
-        self.meter();
         self.batch.clear();
         if self.way == self.preferred() && !self.answered {
             self.returns_failed = self.returns_failed.saturating_add(1);
         }
-        (self.connected, self.metered) = (None, [0; 2]);
+        self.connected = None;
         (self.returns_at, self.returning) = (None, None);
         self.failures = if self.answered { 0 } else { self.failures.wrapping_add(1) };
         self.answered = false;
@@ -164,24 +160,14 @@ impl<'a> Session<'a> {
             }
         };
         tracing::info!(way = ?self.preferred(), "back on the preferred way to the aggregator");
-        self.meter();
         self.batch.clear();
         let former = self.connected.replace(preferred);
-        (self.way, self.returns_at, self.metered) = (self.preferred(), None, [0; 2]);
+        (self.way, self.returns_at) = (self.preferred(), None);
         (self.failures, self.answered) = (0, false);
         self.engine.connected();
         if let Some(former) = former {
             former.close().await;
         }
-    }
-
-    /// Counts what the present connection has sent and received since this was last asked.
-    fn meter(&mut self) {
-        let Some(Connection::Quic(connected)) = &self.connected else { return };
-        let totals = connected.sender.wire_bytes();
-        let [sent, received] = [0, 1].map(|way| totals[way] - self.metered[way]);
-        self.engine.wire().count(Transport::Quic, sent, received);
-        self.metered = totals;
     }
 
     /// Writes what was gathered.
@@ -196,7 +182,6 @@ impl<'a> Session<'a> {
 
     /// Waits for the aggregator, the link's next deadline, something new to send, or the way back to the preferred way.
     async fn wait(&mut self) {
-        self.meter();
         let deadline = self.engine.link_deadline().map(|at| self.engine.clock().instant(at));
         let deadline = deadline.map_or_else(|| Instant::now() + SEND_TIMEOUT, Instant::from_std);
         if self.returning.is_none() && self.returns_at.is_some_and(|at| at <= Instant::now()) {

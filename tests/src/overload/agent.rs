@@ -188,8 +188,9 @@ impl Life<'_> {
     }
 
     async fn connect(&mut self) -> Option<Connected> {
-        let address = self.agent.aggregator.to_string();
-        match quic::connect(&address, SERVER_NAME, &self.agent.identity.1).await {
+        let (address, wire) = (self.agent.aggregator.to_string(), Arc::default());
+        let target = quic::Target { address: &address, server_name: SERVER_NAME, wire: &wire };
+        match quic::connect(target, &self.agent.identity.1).await {
             Ok(connected) => {
                 self.link.handle_connected(self.now());
                 Some(connected)

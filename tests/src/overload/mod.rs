@@ -182,7 +182,7 @@ async fn enroll(folder: &Path, quic: SocketAddr, index: usize) -> anyhow::Result
     loop {
         let token = std::fs::read_to_string(&file).ok().and_then(|text| Token::parse(text.trim()).ok());
         if let Some(token) = token
-            && vedette_agent::uplink::enroll(&state, &id, &settings, &token).await.is_ok()
+            && vedette_agent::uplink::enroll(&state, &id, &settings, &token, &Arc::default()).await.is_ok()
         {
             let identity = state.identity()?.context("an enrolled agent has a certificate")?;
             return Ok((id, identity));
