@@ -6,6 +6,7 @@
 //! what happens while the aggregator is dead must arrive from the spool of an agent that was killed as well.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod full_disk;
 mod renewal;
 mod stage;
 mod traffic;
