@@ -52,3 +52,10 @@ fn records_that_are_taken_twice_are_noticed() {
     let what = noticed(Sabotage::SessionForgotten);
     assert!(what.contains("was consumed twice"), "{what}");
 }
+
+/// An aggregator that ends a key before the next one was used locks an agent out when the answer is lost.
+#[test]
+fn agents_that_are_locked_out_are_noticed() {
+    let what = noticed(Sabotage::FormerKeyEnds);
+    assert!(what.contains("took None"), "{what}");
+}

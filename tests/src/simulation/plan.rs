@@ -181,6 +181,8 @@ pub enum Sabotage {
     SegmentLost,
     /// Half-way, the aggregator is killed and its store forgets every session.
     SessionForgotten,
+    /// A certificate is good no longer once another one was given out, which then does not arrive.
+    FormerKeyEnds,
 }
 
 /// Everything that a seed decides beforehand.

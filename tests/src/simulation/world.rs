@@ -168,7 +168,7 @@ impl<'m> World<'m> {
                 self.centre.forget_sessions();
                 self.start_centre();
             }
-            Sabotage::None | Sabotage::AnswersEarly => {}
+            Sabotage::None | Sabotage::AnswersEarly | Sabotage::FormerKeyEnds => {}
         }
     }
 

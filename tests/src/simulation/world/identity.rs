@@ -2,7 +2,7 @@
 //!
 //! It must never know of records: what is proven here is that no order of renewal, kill and rotation locks an agent out. The hard
 //! case is an answer that never arrives: the aggregator then knows a certificate that its agent does not have.
-use super::{Event, Fault, World};
+use super::{Event, Fault, Sabotage, World};
 
 /// How many former keys of the CA are trusted beside the present one.
 const FORMER_AUTHORITIES_MAX: u64 = 4;
@@ -88,7 +88,12 @@ impl World<'_> {
             return;
         }
         let number = self.authority.issue();
-        self.lines[edge].identity.given = Some((number, self.authority.key));
+        let identity = &mut self.lines[edge].identity;
+        identity.given = Some((number, self.authority.key));
+        if self.plan.sabotage == Sabotage::FormerKeyEnds {
+            identity.used = number;
+            return;
+        }
         let arrives = self.ms + self.delay();
         self.at(arrives, Event::RenewalAnswered { edge, connection, number });
     }
