@@ -103,6 +103,28 @@ fn two_aggregators_apply_each_record_once_when_acknowledgements_are_lost() {
     stage.stop();
 }
 
+/// The other one goes on where the dead one stopped: what that one committed and answered is not applied again. Of what it committed in the
+/// moment of its death and could not answer any more nobody knows: that is the limit, a record in each lane here.
+#[test]
+fn an_aggregator_that_dies_leaves_its_agents_to_the_other_one() {
+    let setup = Setup { is_shared: true, window_ms: 5_000, ..Setup::new("5") };
+    let mut stage = Stage::set(setup);
+    stage.send(5);
+    applied_by_one_of_two(&stage, 3);
+    let companion = |stage: &Stage| stage.companion("core_summaries_total");
+    let (made, applied) = (stage.made(), companion(&stage).unwrap());
+    stage.kill_aggregator();
+    eventually("what was made since, applied by the other one", 180, || {
+        let (made_before, applied_since) = (stage.made() - made, companion(&stage)? - applied);
+        let made_since = stage.made() - made;
+        assert!(applied_since <= made_since, "{applied_since} records applied of {made_since} made since");
+        let settled = made_since >= 4 && made_since == made_before && stage.spooled() == 0;
+        (settled && applied_since.abs_diff(made_since) <= 2).then_some(())
+    });
+    assert_eq!(stage.agent("vedette_agent_records_dropped_total"), Some(0));
+    stage.stop();
+}
+
 /// Waits until at least `least` records were made and all of them are delivered, each applied by one of two aggregators.
 fn applied_by_one_of_two(stage: &Stage, least: u64) {
     eventually("each record applied by one of the two", 180, || {
