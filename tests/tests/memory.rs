@@ -18,7 +18,7 @@ use vedette_tests::rig::{Process, eventually, free_address, get, program};
 
 const KIB: u64 = 1024;
 
-/// What the issue of memory asks for at 1,000 and at 10,000 series.
+/// The goals at 1,000 and at 10,000 series.
 const GOALS_KIB: [u64; 2] = [6_144, 8_192];
 
 #[test]
@@ -40,7 +40,7 @@ fn an_agent_stays_within_what_was_reached() {
 
 /// Resident bytes of an agent that holds `series` series and has scored a value of each for so many hours up to now.
 fn resident_bytes(series: u32, hours: u64) -> u64 {
-    let stage = Stage::set(series);
+    let stage = Stage::set(series, "event");
     let mut connection = TcpStream::connect(stage.lines).unwrap();
     let began_s = now_s() - hours * 3_600;
     for hour in 1..=hours {
@@ -64,7 +64,7 @@ const FLOOD_STEP: u32 = 10_000;
 
 #[test]
 fn an_aggregator_that_hardly_answers_costs_no_more_than_check_says() {
-    let stage = Stage::set(1_000);
+    let stage = Stage::set(1_000, "wall");
     let allowed = stage.allowed_by_check();
     let mut connection = TcpStream::connect(stage.lines).unwrap();
     let mut most = 0;
@@ -115,7 +115,8 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(series: u32) -> Self {
+    /// Windows of the agent follow this clock.
+    fn set(series: u32, clock: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let [quic, http, lines, agent_http] = std::array::from_fn(|_| free_address());
         let at = |name: &str| folder.path().join(name);
@@ -124,7 +125,7 @@ impl Stage {
         std::fs::write(at("aggregator.toml"), config).unwrap();
         let config = format!(
             "state_dir = {:?}\n[source.host]\nenabled = false\n[source.statsd]\nenabled = false\n\
-             [source.line_protocol]\ntcp = \"{lines}\"\nudp = \"{lines}\"\n[limits]\nseries_max = {series}\n\
+             [source.line_protocol]\ntcp = \"{lines}\"\nudp = \"{lines}\"\n[window]\nclock = \"{clock}\"\n[limits]\nseries_max = {series}\n\
              [uplink]\naddress = \"{quic}\"\naggregator_state_dir = {:?}\n[http]\nlisten = \"{agent_http}\"\n",
             at("agent"),
             at("aggregator"),
