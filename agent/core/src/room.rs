@@ -1,7 +1,7 @@
 //! Room that is lent at start and used from its beginning on, element by element.
 //!
 //! It must never touch what is not used yet: pages of memory that nobody wrote to are none, so that a limit costs only what
-//! of it is used. The hard case is that such memory holds no values: it has a type of its own, and only a [`Room`], which
+//! of it is used. The hard case is that such memory holds no values: it has a type of its own, and only a `Room`, which
 //! knows how far it was written, makes a slice of it. That is the place of this file with `unsafe` in it. Why that is sound:
 //! elements are written one after the other, in the one function that counts them, and never taken back.
 #![allow(

@@ -42,7 +42,7 @@ const INCIDENT_COLUMNS: &str = "number, id, state, written_ms, body, NULL";
 const LEDGER_COLUMNS: &str = "number, id, written_ms, body";
 
 impl Store {
-    /// The latest [`STATES_MAX`] states that the incident `id` entered, the first of them first.
+    /// The latest `STATES_MAX` states that the incident `id` entered, the first of them first.
     ///
     /// # Errors
     /// What SQLite says.
@@ -98,7 +98,7 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// The latest [`STATES_MAX`] ledger entries of the incident `id`, the first of them first.
+    /// The latest `STATES_MAX` ledger entries of the incident `id`, the first of them first.
     ///
     /// # Errors
     /// What SQLite says.
