@@ -13,12 +13,18 @@ pub(crate) const HEAD_BYTES_MAX: usize = 4 * 1024;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Status {
+pub enum Status {
+    /// With a page.
     Ok,
+    /// It is no HTTP.
     Malformed,
+    /// There is no such page.
     NotFound,
+    /// It asks for something to be done.
     NotGet,
+    /// Its head is over the limit.
     TooLong,
+    /// The page could not be made.
     Failed,
 }
 
@@ -85,8 +91,11 @@ fn is_whole(head: &[u8]) -> bool {
     head.windows(4).any(|end| end == b"\r\n\r\n") || head.windows(2).any(|end| end == b"\n\n")
 }
 
-/// The path that a GET asks for.
-fn path(head: &[u8]) -> Result<&str, Status> {
+/// The path that a GET asks for, without what follows a `?`.
+///
+/// # Errors
+/// The status that anything else is answered with.
+pub fn path(head: &[u8]) -> Result<&str, Status> {
     let line = head.split(|&byte| byte == b'\r' || byte == b'\n').next().unwrap_or_default();
     let line = str::from_utf8(line).map_err(|_| Status::Malformed)?;
     let mut parts = line.split(' ');

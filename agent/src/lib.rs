@@ -9,7 +9,7 @@ pub mod command;
 pub mod config;
 pub mod engine;
 pub mod health;
-mod http;
+pub mod http;
 pub mod identity;
 pub mod log;
 pub mod memory;

@@ -59,11 +59,24 @@ fn write(
     segment.extend(covered);
 }
 
-/// One byte of crc32c (Castagnoli), bit by bit.
+/// One byte of crc32c (Castagnoli), from a table: most of a run would be spent on sums bit by bit.
 fn step(crc: u32, byte: &u8) -> u32 {
-    (0..8)
-        .fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 })
+    CRC_OF_BYTE[usize::from(crc as u8 ^ byte)] ^ (crc >> 8)
 }
+
+const CRC_OF_BYTE: [u32; 256] = {
+    let (mut table, mut byte) = ([0; 256], 0);
+    while byte < 256 {
+        let (mut crc, mut bit) = (byte as u32, 0);
+        while bit < 8 {
+            crc = if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
 
 fn recover(left: &[Vec<u8>; SEGMENTS]) {
     let mut medium = [0; SEGMENTS * SEGMENT_BYTES];
