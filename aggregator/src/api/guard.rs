@@ -4,7 +4,7 @@
 //! belongs to somebody else (only addresses, localhost and the config's names are accepted in the Host header), and a browser that sends its
 //! cookie with a request that another site made up (a change must come from a page of this very address).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Request, State};
@@ -273,12 +273,18 @@ pub fn comes_from_here(headers: &HeaderMap, secure: bool) -> Result<(), &'static
 /// Whether the Host header names this very machine: an address, localhost, or a name from the config.
 #[must_use]
 pub fn is_ours(host: &str, names: &[String]) -> bool {
-    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, _)) => address,
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    let is_port = |text: &str| {
+        text.is_empty()
+            || text.strip_prefix(':').is_some_and(|port| port.bytes().all(|it| it.is_ascii_digit()))
     };
+    if let Some((address, port)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return address.parse::<Ipv6Addr>().is_ok() && is_port(port);
+    }
+    let (name, port) = host.find(':').map_or((host, ""), |at| host.split_at(at));
     let known = |ours: &str| ours.eq_ignore_ascii_case(name);
-    name.parse::<IpAddr>().is_ok() || known("localhost") || names.iter().any(|ours| known(ours))
+    let is_known =
+        name.parse::<Ipv4Addr>().is_ok() || known("localhost") || names.iter().any(|ours| known(ours));
+    is_known && is_port(port)
 }
 
 #[cfg(test)]
@@ -301,6 +307,23 @@ mod tests {
         for host in ["rebound.example", "localhost.rebound.example:8460", "127.0.0.1.rebound.example", ""] {
             assert!(!is_ours(host, &names), "{host}");
         }
+    }
+
+    /// Found by fuzzing: what followed an address in brackets, or stood for a port, was not looked at.
+    #[test]
+    fn what_begins_like_an_address_is_not_ours_for_that() {
+        for host in [
+            "[::1].rebound.example:8460",
+            "[::]::.@0..0",
+            "[::1]rebound.example",
+            "[rebound.example]",
+            "127.0.0.1:rebound.example",
+            "localhost:8460:1",
+            "::1",
+        ] {
+            assert!(!is_ours(host, &[]), "{host}");
+        }
+        assert!(is_ours("[::1]", &[]) && is_ours("localhost:", &[]));
     }
 
     #[test]
