@@ -10,18 +10,23 @@ use vedette_common::wire::{Course, Direction, Phase, Scorer, Shape};
 
 use crate::batch::Observation;
 use crate::score::words::{Block, read_row, words, write_row};
-use crate::score::{FlatLine, Gap, Rhythm, Score, Scores, Spread, Vanish, choose, print, wrapping_s};
+use crate::score::{Beat, FlatLine, Gap, Moment, Rhythm, Score, Scores, Spread, Vanish, choose, print};
 
 /// How many residuals the shape of a deviation keeps.
 const SHAPE_SAMPLES: usize = 8;
 /// What the state of one deviation may take.
 pub const DEVIATION_STATE_BYTES_MAX: usize = 120;
-/// Where the words of the spread begin: after five, seven and two.
-const SPREAD_AT: usize = 14;
+/// Where the words of the spread begin: after six, seven and two.
+const SPREAD_AT: usize = 15;
 /// Zeros that last this many seconds are the new nature of a series.
 const ZEROS_S_MAX: f32 = 172_800.0;
 /// An error of this many usual ones is nothing special.
 const ORDINARY_ERRORS: f32 = 4.0;
+/// And one of so many that was never seen is a deviation by itself.
+const FAR_ERRORS: f32 = 8.0;
+/// A deviation begins when the strain was there for so many usual gaps without a pause, and for so many seconds.
+const STRAINED_STEPS: f32 = 10.0;
+const STRAINED_S_MIN: f32 = 300.0;
 /// What a deviation that was over at once adds to the strain that the next one needs, as a share; at most so many
 /// count, and they are forgotten at this rate a second, one over a week.
 const FATIGUE: f32 = 0.25;
@@ -224,19 +229,19 @@ impl DeviationState {
     }
 
     /// Asks whether the series is silent when the time is `now` and nothing came: at the close of a window.
-    pub fn overdue(&mut self, settings: &DeviationSettings, now: WallMs, in_event: bool) -> Option<Overdue> {
+    pub fn overdue(&mut self, settings: &DeviationSettings, now: Moment, in_event: bool) -> Option<Overdue> {
         let silent = self.is_deviating() && self.scorer == Scorer::Silence;
         let told = |state: &Self, phase, gap_s, usual_s| {
             let course = state.course(phase, state.scorer, in_event);
             Some(Overdue { course, gap_s, usual_s })
         };
-        match self.rhythm().ask(now.0, settings.silent_ms_min as f32 * 0.001) {
+        match self.rhythm().ask(now, settings.silent_ms_min as f32 * 0.001) {
             Gap::Usual => None,
             Gap::Silent { gap_s, usual_s } if silent => told(self, Phase::Ongoing, gap_s, usual_s),
             Gap::Silent { gap_s, usual_s } => {
                 (self.stage, self.scorer, self.direction) =
                     (Stage::Deviating, Scorer::Silence, Direction::Down);
-                self.onset_s = unix_s(now).saturating_sub(gap_s as u32);
+                self.onset_s = unix_s(now.at).saturating_sub(gap_s as u32);
                 told(self, Phase::Onset, gap_s, usual_s)
             }
             Gap::Gone => {
@@ -299,6 +304,7 @@ impl DeviationState {
         let weary = 1.0 + FATIGUE * self.brief_at(now_s).min(FATIGUE_MAX);
         let alarmed = strain >= settings.strain_onset * weary
             || (strain >= settings.strain_ongoing * weary && score.combined >= settings.combined_onset);
+        let far = score.combined >= settings.combined_onset && self.brief_at(now_s) < 1.0;
         let has = |sign| signs & sign != 0;
         match () {
             () if !score.ready => Sign::None,
@@ -307,11 +313,22 @@ impl DeviationState {
                 Sign::Strong(Scorer::Value, Direction::Down)
             }
             () if alarmed => Sign::Strong(Scorer::Value, direction(score)),
+            () if has(FAR) && far => Sign::Strong(Scorer::Value, score.direction),
+            () if has(STRAINED) && self.is_strained_for(now_s, STRAINED_STEPS * weary) => {
+                Sign::Strong(Scorer::Value, direction(score))
+            }
             () if has(STRAINED) => Sign::Weak(Scorer::Value),
             () if has(WILDER) => Sign::Strong(Scorer::Spread, Direction::Up),
             () if has(UNUSUAL) => Sign::Weak(Scorer::Spread),
             () => Sign::None,
         }
+    }
+
+    /// Whether every observation of so many usual gaps was under strain.
+    fn is_strained_for(&self, now_s: u32, steps: f32) -> bool {
+        let strained_s = now_s.saturating_sub(self.onset_s) as f32;
+        self.stage == Stage::Strained
+            && strained_s >= (steps * self.rhythm().interval_s()).max(STRAINED_S_MIN)
     }
 
     /// What is left of the deviations that were over at once.
@@ -430,7 +447,7 @@ impl DeviationState {
 struct Glance {
     x: f32,
     print: u32,
-    now_s: u32,
+    beat: Beat,
     residual: f32,
     expected: f32,
     usual: f32,
@@ -446,13 +463,17 @@ const VANISHED: u32 = 2;
 const STRAINED: u32 = 4;
 const WILDER: u32 = 8;
 const UNUSUAL: u32 = 16;
+/// An error far beyond the usual ones.
+const FAR: u32 = 32;
+/// A long gap has ended.
+const RESTED: u32 = 64;
 
 impl Watch {
     /// Shows the observation to the scorers that follow a series; the signs that they see.
     #[inline(always)]
     fn look(&mut self, glance: &Glance) -> u32 {
         let &Glance { x, expected, usual, residual, .. } = glance;
-        let step_s = self.rhythm.observe(glance.now_s);
+        let (step_s, rested) = self.rhythm.observe(glance.beat);
         let strained = glance.strain.abs() >= glance.strain_ongoing;
         let ordinary = !strained & (residual.abs() <= ORDINARY_ERRORS * usual);
         let stuck = self.flat.observe(x, glance.print, step_s, ordinary);
@@ -468,6 +489,8 @@ impl Watch {
             | sign(strained, STRAINED)
             | sign(counts & wilder, WILDER)
             | sign(counts & unusual, UNUSUAL)
+            | sign(residual.abs() > FAR_ERRORS * usual, FAR)
+            | sign(rested, RESTED)
     }
 }
 
@@ -482,15 +505,15 @@ pub(crate) fn follow<const N: usize>(
     let mut block = Block::<WORDS, N>::new();
     let last = followed.len() - 1;
     block.gather(core::array::from_fn(|lane| &followed[lane.min(last)].deviation.words));
-    let (mut off, mut now, mut prints) = ([0_u32; N], [0_u32; N], [0_u32; N]);
-    let mut at = followed[0].moment.at;
-    let mut now_s = wrapping_s(at.0);
+    let (mut off, mut now, mut hours, mut prints) = ([0_u32; N], [0_u32; N], [0_u32; N], [0_u32; N]);
+    let mut moment = followed[0].moment;
+    let mut beat = Beat::new(moment);
     for (lane, one) in followed.iter().enumerate().take(N) {
-        if one.moment.at != at {
-            at = one.moment.at;
-            now_s = wrapping_s(at.0);
+        if one.moment != moment {
+            moment = one.moment;
+            beat = Beat::new(moment);
         }
-        now[lane] = now_s;
+        (now[lane], hours[lane]) = (beat.now_s, beat.hour);
         off[lane] = u32::from(one.deviation.is_off());
         prints[lane] = print(one.value);
     }
@@ -500,7 +523,7 @@ pub(crate) fn follow<const N: usize>(
         signs[lane] = watch.look(&Glance {
             x: scores.x[lane],
             print: prints[lane],
-            now_s: now[lane],
+            beat: Beat { now_s: now[lane], hour: hours[lane] },
             residual: scores.x[lane] - scores.expected[lane],
             expected: scores.expected[lane],
             usual: scores.usual[lane],
@@ -510,11 +533,16 @@ pub(crate) fn follow<const N: usize>(
         });
         block.write(lane, watch);
     }
+    for (lane, one) in followed.iter().enumerate().take(N).filter(|(lane, _)| signs[*lane] & RESTED != 0) {
+        let mut watch: Watch = block.read(lane);
+        watch.rhythm.learn_long(&one.deviation.rhythm(), one.moment);
+        block.write(lane, watch);
+    }
     block.scatter(followed.iter_mut().map(|one| &mut one.deviation.words));
     let mut courses = [None; N];
     for (lane, one) in followed.iter_mut().enumerate().take(N) {
         one.deviation.keep(scores.residual[lane]);
-        if signs[lane] | one.deviation.stage as u32 != 0 {
+        if signs[lane] & !RESTED | one.deviation.stage as u32 != 0 {
             let (at, in_event) = (one.moment.at, one.in_event);
             courses[lane] = one.deviation.follow(settings, at, signs[lane], &scores.score(lane), in_event);
         }
@@ -542,7 +570,7 @@ fn unix_s(at: WallMs) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::score::{Learning, Moment, SeriesState};
+    use crate::score::{Learning, SeriesState};
 
     const SETTINGS: DeviationSettings = DeviationSettings {
         combined_onset: 0.5,
@@ -650,7 +678,7 @@ mod tests {
             live(&mut state, minute, [0.0]);
         }
         assert_eq!(live(&mut state, 100, [-7.0]), [Some(Phase::Onset)]);
-        let later = WallMs(10 * 86_400_000);
+        let later = Moment::new(WallMs(10 * 86_400_000), 0);
         let ended = state.overdue(&SETTINGS, later, false).expect("it ends");
         assert_eq!((ended.course.phase, ended.course.scorer), (Phase::Ended, Scorer::Value));
         assert!(state.overdue(&SETTINGS, later, false).is_none() && !state.is_deviating());

@@ -271,7 +271,8 @@ impl Pipeline<'_> {
                 continue;
             }
             let in_event = self.regions.in_event(slot.region, now);
-            let Some(overdue) = slot.deviation.overdue(&self.settings.deviation, now, in_event) else {
+            let moment = Moment::new(now, self.regions.offset_s(slot.region));
+            let Some(overdue) = slot.deviation.overdue(&self.settings.deviation, moment, in_event) else {
                 continue;
             };
             let said = Score { expected: overdue.usual_s, ..Score::default() };

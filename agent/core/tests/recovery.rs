@@ -140,6 +140,73 @@ fn a_series_is_healthy_after_two_days_of_good_values_whatever_came_before() {
     });
 }
 
+/// What a day is like: half as much more at noon, half as much less at night.
+fn by_hour(at_s: i64) -> f64 {
+    let turn = (at_s.rem_euclid(DAY_S) as f64 / DAY_S as f64 - 0.35) * core::f64::consts::TAU;
+    100.0 * (1.0 + 0.5 * libm::sin(turn))
+}
+
+#[test]
+fn zeros_and_other_small_garbage_in_hours_of_the_first_day_is_forgotten_in_the_fifth_week() {
+    let factors = prop::sample::select(vec![0.0, 0.1, 0.5, -1.0]);
+    let steps_s = prop::sample::select(vec![300_i64, 900]);
+    hold(
+        &(1..u64::MAX / 2, factors, 0..18_i64, 1..=6_i64, steps_s),
+        |(seed, factor, from, hours, step_s)| {
+            let mut watch = Watch::new(seed);
+            let (mut deviating, mut errors) = (0, [0.0; 24]);
+            for step in 0..35 * DAY_S / step_s {
+                let (after_s, truth) = (step * step_s, by_hour(START_S + step * step_s));
+                let is_garbage = (from * 3_600..(from + hours) * 3_600).contains(&after_s);
+                let value =
+                    truth * (1.0 + 0.05 * watch.dice.normal()) * if is_garbage { factor } else { 1.0 };
+                watch.observe(WallMs((START_S + after_s) * 1_000), value);
+                if after_s >= 28 * DAY_S {
+                    errors[(after_s / 3_600 % 24) as usize] += (watch.expected / truth - 1.0).abs();
+                    deviating += i64::from(watch.deviation.is_deviating());
+                }
+            }
+            // The mean of a week's errors at the worst hour of the day.
+            let worst = errors.into_iter().fold(0.0, f64::max) / (7 * 3_600 / step_s) as f64;
+            prop_assert!(worst < 0.2, "an hour is off by {worst}");
+            prop_assert!(deviating * 10 < 7 * DAY_S / step_s, "deviating for {deviating} of a week's values");
+            Ok(())
+        },
+    );
+}
+
+/// The mean error of the forecasts of a Wednesday and of the Thursday after it, six weeks on. The Wednesday may be a
+/// holiday that was announced, and goes like a Sunday then, of so much less or more than other days.
+fn errors_around(seed: u64, holiday: bool, sunday: f64, step_s: i64) -> [f64; 2] {
+    let (mut watch, mut errors) = (Watch::new(seed), [0.0; 2]);
+    for step in 0..46 * DAY_S / step_s {
+        // The first day is a Monday, and day 44 a Wednesday.
+        let (at_s, day) = (START_S + step * step_s, step * step_s / DAY_S);
+        let is_holiday = holiday && day == 44;
+        let truth = by_hour(at_s) * if day % 7 >= 5 || is_holiday { sunday } else { 1.0 };
+        let value = truth * (1.0 + 0.05 * watch.dice.normal());
+        let learning = if is_holiday { Learning::SeasonRests } else { Learning::Normal };
+        let score = watch.series.update(Moment::new(WallMs(at_s * 1_000), 0), value, learning);
+        if day >= 44 {
+            let error = (f64::from(score.expected) / truth - 1.0).abs();
+            errors[usize::from(day == 45)] += error * step_s as f64 / DAY_S as f64;
+        }
+    }
+    errors
+}
+
+#[test]
+fn the_day_after_an_announced_holiday_is_forecast_as_if_the_holiday_had_not_been() {
+    for (seed, sunday, step_s) in
+        [(1, 0.5, 300), (2, 0.8, 300), (3, 1.5, 300), (4, 0.5, 3_600), (5, 1.5, 3_600)]
+    {
+        let [usual, _] = errors_around(seed, false, sunday, step_s);
+        let [of_holiday, after] = errors_around(seed, true, sunday, step_s);
+        assert!(of_holiday > 0.15, "it was no ordinary day: {of_holiday}");
+        assert!(after < usual + 0.03, "Sundays x {sunday} every {step_s} s: {after} after it, else {usual}");
+    }
+}
+
 /// What a series tells in the four hours after a gap, and that it is healthy then.
 fn live_through_gap(seed: u64, gap_s: i64) {
     let mut watch = Watch::new(seed);

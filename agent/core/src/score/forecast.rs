@@ -11,7 +11,7 @@ use super::approximate::{Bounded, choose};
 use super::cadence::rate;
 use super::echo::{self, Echo};
 use super::season::{self, Moved, Season, Sides, Usual};
-use super::strain::{Pace, Strain};
+use super::strain::{ORDINARY, Pace, Strain};
 use super::week::Week;
 use super::words::words;
 
@@ -32,6 +32,12 @@ const WEEK_SHARE: f32 = 0.9;
 /// for the first weekends look like faults.
 const DAY_NEW: f32 = 0.5;
 const WEEK_NEW: f32 = 0.4;
+/// The profile may hold hours that were learned from garbage, and each later visit looks like a fault there. So an hour is
+/// learned anew, whatever the strain, on the first three days; in the first week where the level alone is nearer; and at
+/// any age where it is, and the two are this many sizes of the series apart.
+const DAY_UNKNOWN: f32 = 0.3;
+const DAY_UNSURE: f32 = 1.0 / 7.0;
+const DAY_ABSURD: f32 = 3.0;
 /// The inverse of the visits of an hour of the day that the profile begins with.
 const NOVELTY_MAX: f32 = 4.0;
 /// Observations closer than about this, in seconds, hardly begin an hour each.
@@ -331,12 +337,15 @@ impl Forecast {
         let new = (self.novelty < DAY_NEW) & (weekly > WEEK_NEW);
         let (error, inverse) = (x - round.season, 1.0 / self.ratio);
         let clipped = clip(error, pace.clip, self.season_error + self.error_floor());
+        let day_rate = pace.day * self.novelty.at_least(1.0 / VISITS_DAY_MAX);
+        let (unsure, most) = self.doubt(x, round);
+        let anew = unsure & (pace.day < ORDINARY.day);
         let lesson = season::Lesson {
-            error: clipped * inverse,
+            error: choose(anew, error.between(-most, most), clipped) * inverse,
             week_error: choose(new, error, clipped) * inverse,
             begin: choose(sides.known(), 0.0, self.begin(x, round.season, step)),
             least: LEAST_SHARE * self.size + f32::MIN_POSITIVE,
-            day_rate: share(hours * pace.day * self.novelty.at_least(1.0 / VISITS_DAY_MAX)),
+            day_rate: share(hours * choose(anew, 1.0, day_rate)),
             week_rate: WEEK_SHARE * share(hours * weekly * choose(new, 1.0, pace.week)),
             signed: step.signed,
             random: step.random,
@@ -345,6 +354,15 @@ impl Forecast {
         let novelty = self.novelty * (1.0 - share(self.novelty * step.step_s * (1.0 / DAY_S)));
         self.novelty = novelty.at_least(1.0 / (7.0 * VISITS_WEEK_MAX));
         lesson
+    }
+
+    /// Whether it may be the profile that is at fault here, and not the value; and what it learns from such an error at most.
+    #[inline(always)]
+    fn doubt(&self, x: f32, round: &Round) -> (bool, f32) {
+        let apart = (round.season - self.level).abs();
+        let nearer = (x - self.level).abs() < apart;
+        let young = (self.novelty > DAY_UNSURE) | (apart > DAY_ABSURD * self.size);
+        ((self.novelty > DAY_UNKNOWN) | (young & nearer), 2.0 * apart + 4.0 * self.level_error)
     }
 
     /// Where an hour never seen begins, when `said` was forecast without it: near the value where an hour is a

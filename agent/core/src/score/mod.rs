@@ -53,7 +53,7 @@ pub(crate) use flat_line::{FlatLine, print};
 pub use kernel::Scores;
 pub(crate) use kernel::{Observed, step};
 pub use rest::{Rest, RestSettings};
-pub(crate) use rhythm::{Gap, Rhythm, wrapping_s};
+pub(crate) use rhythm::{Beat, Gap, Rhythm};
 pub(crate) use spread::Spread;
 pub use standing::Standing;
 pub use state::{SERIES_STATE_BYTES_MAX, Scorers, SeriesState, VALUE_MAX, WARM_UP_OBSERVATIONS};

@@ -46,7 +46,8 @@ pub(super) struct Pace {
     pub(super) clip: f32,
 }
 
-const ORDINARY: Pace = Pace { level: 1.0, errors: 1.0, day: 1.0, week: 1.0, clip: 4.0 };
+/// How to learn when nothing is odd.
+pub(super) const ORDINARY: Pace = Pace { level: 1.0, errors: 1.0, day: 1.0, week: 1.0, clip: 4.0 };
 const BEGINNING: Pace = Pace { clip: f32::MAX, ..ORDINARY };
 /// While abnormal: the forecast stays where it is, the errors learn slowly that they are larger now.
 const CAUTIOUS: Pace = Pace { level: 0.05, errors: 0.3, day: 0.05, week: 0.25, ..ORDINARY };

@@ -169,7 +169,8 @@ fn a_jump_begins_and_ends_a_deviation_at_every_interval() {
         assert!(lasts, "every {step_s} s, seed {seed}");
         let calm = DeviationSettings::default().calm_ms_max / 1_000 / step_s;
         let ended = series.until(Phase::Ended, 200.0, 700);
-        assert!(ended <= calm as usize + 20, "every {step_s} s, seed {seed}: ended after {ended}");
+        // So young a series learns hours from what lasts: it may take two hours and a half.
+        assert!(ended <= calm as usize + 30, "every {step_s} s, seed {seed}: ended after {ended}");
     }
 }
 

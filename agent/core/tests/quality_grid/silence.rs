@@ -91,7 +91,8 @@ fn live(dice: &mut Dice, beat: Beat, step_s: i64, silences: &mut Silences) {
     let mut trials = 0;
     let mut window_s = START_S;
     let is_onset = |state: &mut DeviationState, now_s: i64| {
-        let overdue = state.overdue(&settings, WallMs(now_s * 1_000), false);
+        let now = Moment::new(WallMs(now_s * 1_000), 0);
+        let overdue = state.overdue(&settings, now, false);
         overdue.is_some_and(|overdue| overdue.course.phase == Phase::Onset)
     };
     while window_s < START_S + learned_s + watched_s {
