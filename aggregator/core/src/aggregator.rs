@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use vedette_common::wire::{Birth, Heartbeat, RefuseReason, Summary};
-use vedette_common::{AgentId, Lane, Now, RecordKey, WallMs};
+use vedette_common::{AgentId, Lane, MonoMs, Now, RecordKey, WallMs};
 
 use crate::alarm::Kind;
 use crate::counts::{Counts, Reason};
@@ -17,7 +17,7 @@ use crate::judge::{self, Case, Memory};
 use crate::region::Fleet;
 use crate::schedule::{Schedule, ScheduleEntry, Silence, Span};
 use crate::sensitivity::Sensitivities;
-use crate::session::{AllowedRegions, Order, Sessions};
+use crate::session::{AllowedRegions, Order, Session, Sessions};
 use crate::settings::Settings;
 use crate::silences::Holds;
 use crate::snapshot::Snapshot;
@@ -25,7 +25,7 @@ use crate::window::PendingWindow;
 use crate::{telemetry, view};
 
 /// How often it is looked for incidents about what is gone.
-const GONE_SOUGHT_MS: i64 = 60_000;
+const GONE_SOUGHT_MS: u64 = 60_000;
 
 /// What became of a summary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub struct Aggregator {
     silences_changed: bool,
     /// When silent agents were last judged, and when it was last looked for what is gone.
     silences_judged_at: WallMs,
-    gone_sought_at: WallMs,
+    gone_sought_at: MonoMs,
     sensitivities: Sensitivities,
     counts: Counts,
     effects: VecDeque<Effect>,
@@ -88,7 +88,7 @@ impl Aggregator {
             silences: Vec::new(),
             silences_changed: false,
             silences_judged_at: WallMs(i64::MIN),
-            gone_sought_at: WallMs(0),
+            gone_sought_at: MonoMs(0),
             sensitivities: Sensitivities::default(),
             counts: Counts::default(),
             effects: VecDeque::new(),
@@ -111,7 +111,7 @@ impl Aggregator {
         for session in self.sessions.iter_mut() {
             session.last_heard_at = session.last_heard_at.max(now.wall);
         }
-        self.journal.start(now.wall);
+        self.journal.start(now.mono);
     }
 
     /// An agent introduces itself.
@@ -181,7 +181,7 @@ impl Aggregator {
             },
         };
         match disposition {
-            Disposition::Accepted => self.apply(now, agent, summary),
+            Disposition::Accepted => self.apply(now, agent, allowed, summary),
             Disposition::Duplicate => self.counts.add(Reason::Duplicate, 1),
             Disposition::Gap => self.counts.add(Reason::Gap, 1),
             Disposition::Refused(reason) => {
@@ -214,7 +214,7 @@ impl Aggregator {
         Some(refuse)
     }
 
-    fn apply(&mut self, now: Now, agent: &AgentId, summary: &Summary) {
+    fn apply(&mut self, now: Now, agent: &AgentId, allowed: &AllowedRegions, summary: &Summary) {
         let mut intake = Intake {
             fleet: &mut self.fleet,
             windows: &mut self.windows,
@@ -223,7 +223,7 @@ impl Aggregator {
         };
         let known = self.sessions.get(agent).map(|session| &session.regions).into_iter().flatten();
         let known: Vec<&str> = if summary.cells.is_empty() {
-            known.map(|(region, _)| region.as_str()).collect()
+            known.map(|(region, _)| region.as_str()).filter(|region| allowed.allows(region)).collect()
         } else {
             Vec::new()
         };
@@ -326,11 +326,11 @@ impl Aggregator {
 
     /// Ends what nothing has looked at for long; it looks once a minute.
     fn end_gone(&mut self, now: Now) {
-        if now.wall.ms_since(self.gone_sought_at) < GONE_SOUGHT_MS {
+        if now.mono.0.saturating_sub(self.gone_sought_at.0) < GONE_SOUGHT_MS {
             return;
         }
-        self.gone_sought_at = now.wall;
-        let told = self.journal.end_gone(now.wall, &self.settings.lifecycle);
+        self.gone_sought_at = now.mono;
+        let told = self.journal.end_gone(now, &self.settings.lifecycle);
         told.into_iter().for_each(|told| self.tell(told));
     }
 
@@ -357,7 +357,7 @@ impl Aggregator {
         let regions = window.regions.keys().map(|region| self.fleet.names.regions.get(*region)).collect();
         let sizes = self.fleet.names.sizes();
         let (end, window_ms) = (window.end(), window.window_ms);
-        let judged = Judged { now: now.wall, end, window_ms, regions, sizes };
+        let judged = Judged { now, end, window_ms, regions, sizes };
         let told = self.journal.step(findings, &judged, &self.settings, &mut self.counts);
         told.into_iter().for_each(|told| self.tell(told));
     }
@@ -380,7 +380,7 @@ impl Aggregator {
         let mut findings = Vec::new();
         for session in self.sessions.iter_mut() {
             if session.silent_at(timing).is_some_and(|at| at <= now.wall) {
-                session.silent = true;
+                (session.silent, session.untold) = (true, false);
                 self.changed.sessions.insert(session.agent.clone());
                 findings.push(telemetry::silent(session));
             }
@@ -391,13 +391,23 @@ impl Aggregator {
         let held = self.journal.silences_held(&self.settings.lifecycle);
         let due: BTreeSet<&str> =
             held.filter(|(_, due_at)| all || *due_at <= now.wall).map(|(agent, _)| agent).collect();
-        let again = self.sessions.iter().filter(|it| it.silent && due.contains(it.agent.as_str()));
+        let is_due = |it: &&Session| it.silent && (it.untold || due.contains(it.agent.as_str()));
+        let again = self.sessions.iter().filter(is_due);
         findings.extend(again.map(telemetry::silent));
         let moment = Span { from: now.wall, until: now.wall };
         for mut finding in findings {
-            let Self { settings, schedule, silences, sensitivities, journal, counts, .. } = self;
+            let Self { settings, schedule, silences, sensitivities, journal, counts, sessions, .. } = self;
             Holds::new(settings, schedule, silences, sensitivities, moment).apply(&mut finding);
-            let told = journal.silent(finding, now.wall, settings, counts);
+            let agent = finding.evidence.missing.as_ref().map(|missing| missing.agent.clone());
+            let session = sessions.iter_mut().find(|it| Some(it.agent.as_str()) == agent.as_deref());
+            let mut counted_before = Counts::default();
+            let is_again = session.as_ref().is_some_and(|session| session.untold);
+            let counts = if is_again { &mut counted_before } else { counts };
+            let told = journal.silent(finding, now, settings, counts);
+            // Where there was no room for it, it is told once there is.
+            if let Some(session) = session {
+                session.untold = !journal.knows_silence_of(session.agent.as_str());
+            }
             told.into_iter().for_each(|told| self.tell(told));
         }
     }

@@ -99,6 +99,13 @@ pub struct AlarmSeries {
     pub score: f64,
 }
 
+/// Keeps the `most` series that differ most from what was expected of them, the worst first.
+pub(crate) fn keep_worst(series: &mut Vec<AlarmSeries>, most: usize) {
+    let size = |it: &AlarmSeries| (it.observed - it.expected).abs();
+    series.sort_by(|a, b| size(b).total_cmp(&size(a)).then_with(|| a.tags.cmp(&b.tags)));
+    series.truncate(most);
+}
+
 /// An incident that has entered a state: the object of the alarm file and of webhooks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Alarm {

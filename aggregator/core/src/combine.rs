@@ -105,7 +105,8 @@ impl Finding {
     /// Takes in another finding of the same trouble: the scope widens where only one dimension differs.
     fn absorb(&mut self, other: Self, fleet: &Fleet) {
         self.since_ruled.joined = self.since_ruled.joined.saturating_add(1);
-        self.at_once |= other.at_once;
+        // What is held back hastens nothing that people are told of.
+        self.at_once |= other.at_once && (other.notify || !self.notify);
         if self.evidence.metric == other.evidence.metric {
             self.scope = self.scope.joined(&other.scope, fleet);
             self.evidence.observed += other.evidence.observed;
@@ -121,7 +122,8 @@ impl Finding {
 }
 
 impl Scope {
-    fn contains(&self, other: &Self) -> bool {
+    /// Whether every cell of `other` lies inside, as far as the names tell.
+    pub(crate) fn contains(&self, other: &Self) -> bool {
         let within = |outer: &[String], inner: &[String]| {
             outer.is_empty() || (!inner.is_empty() && inner.iter().all(|name| outer.contains(name)))
         };

@@ -93,9 +93,10 @@ impl Dependencies {
         self.pairs.push(Pair { stacks, times: 1, at });
     }
 
-    /// Pairs of stacks that depend on something in common, as far as history tells.
-    pub(crate) fn pairs(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
-        self.pairs.iter().filter(|pair| pair.times >= TIMES_MIN).map(|pair| pair.stacks)
+    /// Pairs of stacks that depend on something in common, as far as history before `now` tells.
+    pub(crate) fn pairs(&self, now: WallMs) -> impl Iterator<Item = (u16, u16)> + '_ {
+        let known = move |pair: &&Pair| pair.times >= TIMES_MIN && now.ms_since(pair.at) < FORGOTTEN_MS;
+        self.pairs.iter().filter(known).map(|pair| pair.stacks)
     }
 }
 
@@ -130,11 +131,11 @@ mod tests {
         fail(&mut learned, 0, &[1]);
         fail(&mut learned, 1, &[1, 2]);
         fail(&mut learned, 30, &[1, 3]);
-        assert_eq!(learned.pairs().count(), 0, "once is chance");
+        assert_eq!(learned.pairs(at(30)).count(), 0, "once is chance");
         fail(&mut learned, 60, &[1, 2]);
-        assert_eq!(learned.pairs().collect::<Vec<_>>(), [(1, 2)]);
+        assert_eq!(learned.pairs(at(60)).collect::<Vec<_>>(), [(1, 2)]);
         let mut groups = BTreeMap::from([(0, 0), (1, 1), (2, 2), (3, 3)]);
-        join(&mut groups, learned.pairs());
+        join(&mut groups, learned.pairs(at(60)));
         assert_eq!(groups[&2], 1);
         join(&mut groups, [(0, 3)].into_iter());
         assert_eq!(groups[&3], 3, "three groups stay apart");
@@ -151,11 +152,15 @@ mod tests {
                 learned.observe(1, &both, WallMs(step * 10_000), 300_000);
             }
         }
-        assert_eq!(learned.pairs().count(), 0, "one failure of ten minutes in two regions is one");
-        learned.observe(0, &both, WallMs(86_400_000), 300_000);
-        assert_eq!(learned.pairs().count(), 1);
-        let later = WallMs(86_400_000 + FORGOTTEN_MS);
-        learned.observe(0, &BTreeSet::from([3, 4]), later, 300_000);
-        assert_eq!(learned.pairs().count(), 0, "what was long ago is forgotten");
+        let next_day = WallMs(86_400_000);
+        assert_eq!(learned.pairs(next_day).count(), 0, "one failure of ten minutes in two regions is one");
+        learned.observe(0, &both, next_day, 300_000);
+        assert_eq!(learned.pairs(next_day).count(), 1);
+        let later = next_day.plus_ms(FORGOTTEN_MS);
+        assert_eq!(
+            learned.pairs(later).count(),
+            0,
+            "what was long ago is forgotten, though nothing fails since"
+        );
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use vedette_common::wire::RefuseReason;
 use vedette_common::{AgentId, RecordKey};
 
-use crate::alarm::{Alarm, IncidentState};
+use crate::alarm::{Alarm, IncidentState, Scope};
 use crate::basis::Basis;
 use crate::incident::Incident;
 use crate::judge::Memory;
@@ -91,6 +91,19 @@ impl Part {
             Self::Incident(incident) => format!("incident/{}", incident.id),
             Self::Sensitivities(_) => "sensitivities".into(),
         })
+    }
+
+    /// The names in `scope` that no agent has reported, if this is the part that holds the names.
+    #[must_use]
+    pub fn unreported<'s>(&self, scope: &'s Scope) -> Option<Vec<&'s str>> {
+        let Self::Names(known) = self else { return None };
+        let dimensions =
+            [(&scope.region, &known.regions), (&scope.device, &known.devices), (&scope.stack, &known.stacks)];
+        let mut unreported = Vec::new();
+        for (names, known) in dimensions {
+            unreported.extend(names.iter().map(String::as_str).filter(|name| known.find(name).is_none()));
+        }
+        Some(unreported)
     }
 
     /// The incident that was told and is not over, with its state, if it is one.

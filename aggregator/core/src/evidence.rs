@@ -271,12 +271,17 @@ impl Evidence {
     }
 }
 
+/// From here on a number is left as it is: its millionths have no bits to be exact in, and rounding twice would not be rounding
+/// once.
+const ROUNDED_MAX: f64 = 2_147_483_648.0;
+
 /// A number as it is written: six digits after the point; zero in place of what is not finite.
 pub(crate) fn round(value: f64) -> f64 {
-    let finite = if value.is_finite() { value } else { 0.0 };
-    let rounded = (finite * 1e6).round() / 1e6;
+    if !value.is_finite() {
+        return 0.0;
+    }
     // Adding zero turns a negative zero into a plain one, so that equal values have equal bytes.
-    if rounded.is_finite() { rounded + 0.0 } else { finite }
+    if value.abs() < ROUNDED_MAX { (value * 1e6).round() / 1e6 + 0.0 } else { value }
 }
 
 /// Serialises with six digits after the point: enough to re-derive a decision, short enough to read.
@@ -296,6 +301,21 @@ pub(crate) mod rounded {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rounding_twice_is_rounding_once_however_large_the_number() {
+        let mut dice = 7_u64;
+        for exponent in 0..400 {
+            for _ in 0..2_000 {
+                dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let value =
+                    1.1_f64.powi(exponent - 100) * (1.0 + (dice >> 40) as f64 / f64::from(1_u32 << 24));
+                let once = round(value);
+                assert_eq!(round(once).to_bits(), once.to_bits(), "{value}");
+            }
+        }
+        assert_eq!(round(f64::NAN), 0.0);
+    }
 
     #[test]
     fn what_is_settled_is_what_comes_back_from_what_was_written() {

@@ -4,7 +4,7 @@
 //! from stands in the evidence, and no other.
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::alarm::{AlarmSeries, Scope};
+use crate::alarm::{self, AlarmSeries, Scope};
 use crate::basis::{Grounds, Look, Part};
 use crate::correlate::{CommonMode, HORIZONS, Point, log_ratio};
 use crate::errors::Asked;
@@ -122,9 +122,7 @@ impl Bench<'_> {
                 score: best,
             });
         }
-        let size = |s: &AlarmSeries| (s.observed - s.expected).abs();
-        series.sort_by(|a, b| size(b).total_cmp(&size(a)).then_with(|| a.tags.cmp(&b.tags)));
-        series.truncate(self.case.settings.limits.series_per_alarm_max);
+        alarm::keep_worst(&mut series, self.case.settings.limits.series_per_alarm_max);
         series
     }
 

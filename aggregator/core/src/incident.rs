@@ -3,7 +3,7 @@
 //! It must never judge; a finding brings its verdict. The hard case is a deviation that flickers, grows and shrinks: it
 //! keeps one id, because it is recognised by the cells it covers and remembered for a while after its end.
 use serde::{Deserialize, Serialize};
-use vedette_common::WallMs;
+use vedette_common::{MonoMs, WallMs};
 
 use crate::alarm::{Alarm, AlarmSeries, IncidentState, Kind, Scope, Severity, Verdict};
 use crate::basis::Basis;
@@ -24,6 +24,8 @@ use telling::Retold;
 
 /// Scopes that an incident remembers having had; the least supported gives way.
 const VOTES_MAX: usize = 6;
+/// The share of the best supported scope's support from which an incident had a scope not long ago.
+const LATELY_MIN: f64 = 0.01;
 /// The share of its support that a scope keeps from one window to the next.
 const VOTE_DECAY: f64 = 0.8;
 
@@ -100,10 +102,10 @@ pub struct Incident {
     pub(crate) notify_windows: u32,
     /// Judged windows since the latest that showed it.
     pub(crate) quiet: u32,
-    /// When something last looked at it, by the aggregator's clock: a window of its regions, or a look for its agent.
+    /// When something last looked at it: a window of its regions, or a look for its agent. Monotonic, for a wall clock may step.
     /// Not stored, for a process that begins counts from its beginning.
     #[serde(skip)]
-    looked_at: WallMs,
+    looked_at: MonoMs,
     pub(crate) evidence: Evidence,
     pub(crate) series: Vec<AlarmSeries>,
 }
@@ -147,7 +149,7 @@ impl Incident {
             windows: 0,
             notify_windows: 0,
             quiet: 0,
-            looked_at: WallMs::default(),
+            looked_at: MonoMs::default(),
             evidence: evidence.clone(),
             series: Vec::new(),
         }
@@ -175,6 +177,9 @@ impl Incident {
         let extends = self.linger(&mut finding, matters, step);
         self.await_event(&mut finding, step);
         let outlasted = finding.notify_after.is_some_and(|windows| self.windows >= windows);
+        if outlasted && !finding.notify {
+            finding.outlast(step.at.ms_since(self.since));
+        }
         self.notify_windows =
             if finding.notify || outlasted { self.notify_windows.saturating_add(1) } else { 0 };
         let severity_before = self.severity;
@@ -221,6 +226,7 @@ impl Incident {
     fn show(&mut self, finding: Finding) {
         // Of what people know of, the gravest; what is held back is as grave as it is now.
         let known = if self.is(IncidentState::Open) { self.severity } else { Severity::Info };
+        self.source = finding.source;
         self.vote(finding.scope, finding.weight);
         self.verdict = finding.verdict;
         self.severity = finding.severity.max(known);
@@ -264,14 +270,18 @@ impl Incident {
         }
     }
 
-    /// Something looks at it at `now`, by the aggregator's clock.
-    pub(crate) fn look(&mut self, now: WallMs) {
+    /// Something looks at it at `now`.
+    pub(crate) fn look(&mut self, now: MonoMs) {
         self.looked_at = self.looked_at.max(now);
     }
 
     /// Whether nothing has looked at it for so long that what it is about must be gone.
-    pub(crate) fn is_gone(&self, now: WallMs, lifecycle: &Lifecycle) -> bool {
-        self.is_live() && now.ms_since(self.looked_at) >= lifecycle.gone_ms
+    pub(crate) fn is_gone(&self, now: MonoMs, lifecycle: &Lifecycle) -> bool {
+        self.is_live() && self.unheard_ms(now) >= lifecycle.gone_ms
+    }
+
+    fn unheard_ms(&self, now: MonoMs) -> i64 {
+        i64::try_from(now.0.saturating_sub(self.looked_at.0)).unwrap_or(i64::MAX)
     }
 
     /// Whether a window of `window_ms` that ends at `end` may say that it is over. Where its regions are judged in windows
@@ -309,7 +319,13 @@ impl Incident {
         }
     }
 
-    /// Whether `scope` once was a part of its scope.
+    /// Whether it had such a scope not long ago: some twenty windows, more if that was a large one.
+    pub(crate) fn had_lately(&self, alike: impl Fn(&Scope) -> bool) -> bool {
+        let most = self.votes.first().map_or(0.0, |(_, support)| *support);
+        self.votes.iter().any(|(scope, support)| *support >= LATELY_MIN * most && alike(scope))
+    }
+
+    /// Whether it had such a scope, however long ago.
     pub(crate) fn had(&self, alike: impl Fn(&Scope) -> bool) -> bool {
         self.votes.iter().any(|(scope, _)| alike(scope))
     }

@@ -4,7 +4,7 @@
 //! to the incident of the same source and direction whose cells it shares most, and ties go to the earlier id.
 use std::collections::{BTreeMap, BTreeSet};
 
-use vedette_common::WallMs;
+use vedette_common::{MonoMs, Now, WallMs};
 
 use crate::alarm::{IncidentState, Scope};
 use crate::basis::Basis;
@@ -31,7 +31,7 @@ pub(crate) struct Journal {
 /// One judged window: its end, and the regions that it judged.
 pub(crate) struct Judged<'a> {
     /// When it is judged, by the aggregator's clock.
-    pub(crate) now: WallMs,
+    pub(crate) now: Now,
     pub(crate) end: WallMs,
     pub(crate) window_ms: u32,
     pub(crate) regions: BTreeSet<&'a str>,
@@ -54,9 +54,23 @@ impl Scope {
     }
 }
 
-/// Shared cells over all cells of two scopes (Jaccard), more where one lies inside the other. Counted as if every device
-/// and stack were in every region, so that the cost does not grow with the lattice.
+/// Shared cells over all cells of two scopes (Jaccard), more where one lies inside the other.
 fn overlap(a: &Scope, b: &Scope, sizes: [usize; 3]) -> f64 {
+    let [in_a, in_b, in_both] = cells(a, b, sizes);
+    let shared = in_both / f64::max(in_a + in_b - in_both, 1.0);
+    let within = in_both > 0.0 && in_both >= in_a.min(in_b);
+    if within { shared.max(OVERLAP_MIN) } else { shared }
+}
+
+/// Whether half of the cells of `part` or more lie inside `whole`.
+fn is_part(part: &Scope, whole: &Scope, sizes: [usize; 3]) -> bool {
+    let [in_part, _, in_both] = cells(part, whole, sizes);
+    2.0 * in_both >= in_part
+}
+
+/// The cells of two scopes and those that they share, as if every device and stack were in every region: so the cost does not
+/// grow with the lattice.
+fn cells(a: &Scope, b: &Scope, sizes: [usize; 3]) -> [f64; 3] {
     let (mut in_a, mut in_b, mut in_both) = (1.0, 1.0, 1.0);
     let dimensions = [(&a.region, &b.region), (&a.device, &b.device), (&a.stack, &b.stack)];
     for ((of_a, of_b), size) in dimensions.into_iter().zip(sizes) {
@@ -70,9 +84,7 @@ fn overlap(a: &Scope, b: &Scope, sizes: [usize; 3]) -> f64 {
         in_b *= count(of_b) as f64;
         in_both *= both as f64;
     }
-    let shared = in_both / f64::max(in_a + in_b - in_both, 1.0);
-    let within = in_both > 0.0 && in_both >= in_a.min(in_b);
-    if within { shared.max(OVERLAP_MIN) } else { shared }
+    [in_a, in_b, in_both]
 }
 
 impl Journal {
@@ -135,12 +147,12 @@ impl Journal {
             };
             shown.insert(id.clone());
             if let Some(incident) = self.incidents.get_mut(&id) {
-                incident.look(judged.now);
+                incident.look(judged.now.mono);
                 told.extend(take(incident, finding, step));
             }
             self.changed.insert(id);
         }
-        self.forget_silences(judged.now, settings);
+        self.forget_silences(judged.now.wall, settings);
         self.rest(&shown, judged, step, &mut told);
         told
     }
@@ -175,7 +187,12 @@ impl Journal {
     fn recognise(&self, finding: &Finding, judged: &Judged<'_>) -> Option<String> {
         let score = |incident: &Incident| {
             let told = (incident.is_live(), finding.notify && incident.is(IncidentState::Open));
-            (told, overlap(&incident.scope, &finding.scope, judged.sizes))
+            let shared = overlap(&incident.scope, &finding.scope, judged.sizes);
+            // People know of what was a part of it until lately; it is no further page.
+            let known = finding.notify
+                && incident.is_live()
+                && incident.had_lately(|scope| is_part(&finding.scope, scope, judged.sizes));
+            (told, if known { shared.max(OVERLAP_MIN) } else { shared })
         };
         let mut best: Option<(&Incident, Likeness)> = None;
         for incident in self.incidents.values().filter(|incident| same_trouble(incident, finding)) {
@@ -194,7 +211,7 @@ impl Journal {
             if shown.contains(&incident.id) || !judged.concerns(&incident.scope) {
                 continue;
             }
-            incident.look(judged.now);
+            incident.look(judged.now.mono);
             if !incident.may_rest(judged.end, step) {
                 continue;
             }
@@ -213,7 +230,9 @@ impl Journal {
         if self.incidents.len() < incidents_max {
             return true;
         }
-        let ended = self.incidents.values().filter(|i| !i.is_live() && i.seen_at < now);
+        // A candidate of an agent's silence is shown once only, and comes to be told by time alone.
+        let ended =
+            self.incidents.values().filter(|i| !i.is_live() && i.seen_at < now && i.agent().is_none());
         let Some(oldest) = ended.min_by(|a, b| (a.seen_at, &a.id).cmp(&(b.seen_at, &b.id))) else {
             return false;
         };
@@ -228,23 +247,28 @@ impl Journal {
     pub(crate) fn silent(
         &mut self,
         finding: Finding,
-        now: WallMs,
+        now: Now,
         settings: &Settings,
         counts: &mut Counts,
     ) -> Option<Told> {
-        self.forget_silences(now, settings);
+        self.forget_silences(now.wall, settings);
         let new = Incident::new(&finding);
         let known = self.incidents.values().find(|known| known.agent() == new.agent());
         let id = known.map_or_else(|| new.id.clone(), |known| known.id.clone());
-        if !self.incidents.contains_key(&id) && !self.has_room(now, settings.limits.incidents_max) {
+        if !self.incidents.contains_key(&id) && !self.has_room(now.wall, settings.limits.incidents_max) {
             counts.add(Reason::IncidentsFull, 1);
             return None;
         }
         let incident = self.incidents.entry(id.clone()).or_insert(new);
         self.changed.insert(id);
-        incident.look(now);
+        incident.look(now.mono);
         let (judgement, lifecycle) = (&settings.judgement, &settings.lifecycle);
-        take(incident, finding, Step { at: now, window_ms: 0, judgement, lifecycle })
+        take(incident, finding, Step { at: now.wall, window_ms: 0, judgement, lifecycle })
+    }
+
+    /// Whether the silence of `agent` is an incident, told or on its way to be.
+    pub(crate) fn knows_silence_of(&self, agent: &str) -> bool {
+        self.incidents.values().any(|incident| incident.agent() == Some(agent))
     }
 
     /// Ends the incidents about the silence of `agent`.
@@ -287,14 +311,14 @@ impl Journal {
     }
 
     /// Nobody could look at anything while the process was away: the time without a look counts from `now`.
-    pub(crate) fn start(&mut self, now: WallMs) {
+    pub(crate) fn start(&mut self, now: MonoMs) {
         self.incidents.values_mut().for_each(|incident| incident.look(now));
     }
 
     /// Ends what nothing has looked at for long: regions that send no windows any more, agents that stay silent.
-    pub(crate) fn end_gone(&mut self, now: WallMs, lifecycle: &Lifecycle) -> Vec<Told> {
+    pub(crate) fn end_gone(&mut self, now: Now, lifecycle: &Lifecycle) -> Vec<Told> {
         let mut told = Vec::new();
-        for incident in self.incidents.values_mut().filter(|incident| incident.is_gone(now, lifecycle)) {
+        for incident in self.incidents.values_mut().filter(|incident| incident.is_gone(now.mono, lifecycle)) {
             self.changed.insert(incident.id.clone());
             told.push(incident.give_up(now));
         }
@@ -313,7 +337,16 @@ impl Journal {
 fn same_trouble(incident: &Incident, finding: &Finding) -> bool {
     let turned = incident.evidence.direction != finding.evidence.direction
         && incident.evidence.metric == finding.evidence.metric;
-    incident.source == finding.source && !turned
+    (incident.source == finding.source || has_spread(incident, finding)) && !turned
+}
+
+/// Whether what people were told of a part of a region is now everybody's failure there.
+fn has_spread(incident: &Incident, finding: &Finding) -> bool {
+    let everybodys = finding.source == Source::Common && finding.notify;
+    everybodys
+        && incident.source == Source::Leftover
+        && incident.is(IncidentState::Open)
+        && finding.scope.contains(&incident.scope)
 }
 
 /// Lets `incident` take `finding`; what is told carries what it was decided from.
@@ -351,8 +384,12 @@ mod tests {
         }
     }
 
+    fn moment(wall: WallMs) -> Now {
+        Now { mono: MonoMs(wall.0.unsigned_abs()), wall }
+    }
+
     fn judged(end: WallMs) -> Judged<'static> {
-        Judged { now: end, end, window_ms: 10_000, regions: BTreeSet::from(["uk"]), sizes: [3, 5, 5] }
+        Judged { now: moment(end), end, window_ms: 10_000, regions: BTreeSet::from(["uk"]), sizes: [3, 5, 5] }
     }
 
     #[test]
@@ -374,6 +411,34 @@ mod tests {
         let parts = vec![part("browse", false), part("payments", true)];
         let told = journal.step(parts, &judged(WallMs(20_000)), &settings, &mut counts);
         assert_eq!(told[0].alarm.state, IncidentState::Open);
+    }
+
+    #[test]
+    fn a_part_of_what_people_know_of_is_no_further_page() {
+        let (mut journal, mut counts) = (Journal::default(), Counts::default());
+        let settings = Settings::default();
+        let part = |regions: &[&str], device: &[&str], stack: &[&str]| {
+            let mut part = finding("activity", Direction::Drop);
+            let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+            part.scope = Scope { region: owned(regions), device: owned(device), stack: owned(stack) };
+            part
+        };
+        let windows = [
+            vec![part(&["uk"], &[], &["browse"])],
+            // Two parts of it at once, one of which spreads a little.
+            vec![part(&["uk"], &["tv"], &["browse"]), part(&["uk"], &["web"], &["browse", "payments"])],
+            // Then everybody's failure in that region.
+            vec![Finding { source: Source::Common, ..part(&["uk"], &[], &[]) }],
+        ];
+        let mut opened = BTreeSet::new();
+        for (window, findings) in (1..).zip(windows) {
+            let told = journal.step(findings, &judged(WallMs(window * 10_000)), &settings, &mut counts);
+            opened.extend(told.into_iter().map(|told| told.alarm.id));
+        }
+        assert_eq!((opened.len(), journal.iter().count()), (1, 1), "{opened:?}");
+        let elsewhere = vec![part(&["uk"], &["tv"], &["payments", "search"])];
+        journal.step(elsewhere, &judged(WallMs(50_000)), &settings, &mut counts);
+        assert_eq!(journal.iter().count(), 2, "what lies elsewhere is another one");
     }
 
     #[test]

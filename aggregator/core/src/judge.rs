@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use vedette_common::wire::Scorer;
 
-use crate::alarm::{IncidentState, Scope};
+use crate::alarm::{self, IncidentState, Scope};
 use crate::correlate::{self, CommonMode, HORIZONS, Point, decayed_variance, log_ratio};
 use crate::dependency::{self, Dependencies};
 use crate::errors::Roles;
@@ -189,6 +189,8 @@ pub(crate) fn judge(
     findings.iter_mut().for_each(|finding| case.holds.apply(finding));
     let shapes = case.settings.judgement.ingredients.shapes;
     let mut findings = combine::combine(findings, fleet, case.journal, shapes);
+    let series_max = case.settings.limits.series_per_alarm_max;
+    findings.iter_mut().for_each(|finding| alarm::keep_worst(&mut finding.series, series_max));
     bench.learn_dependencies(fleet, memory, &findings);
     let mut by_itself = lone::judge(fleet, &bench);
     by_itself.extend(telemetry::missing(fleet, &bench));
@@ -252,7 +254,7 @@ impl<'a> Bench<'a> {
         let declared = if ingredients.dependencies { &case.settings.depends_on } else { &none };
         let mut groups = combine::groups(fleet, declared);
         if ingredients.dependencies {
-            dependency::join(&mut groups, memory.dependencies.pairs());
+            dependency::join(&mut groups, memory.dependencies.pairs(window.start));
         }
         let errors = if ingredients.errors { of_role(Role::Errors) } else { Vec::new() };
         let latency = if ingredients.latency { of_role(Role::Latency) } else { Vec::new() };

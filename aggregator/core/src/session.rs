@@ -70,6 +70,9 @@ pub struct Session {
     pub(crate) heartbeat: Option<Heartbeat>,
     /// Whether its silence has been noticed; cleared by its next word.
     pub(crate) silent: bool,
+    /// Whether there was no room for the incident about it.
+    #[serde(default)]
+    pub(crate) untold: bool,
 }
 
 impl Session {
@@ -86,6 +89,7 @@ impl Session {
             missing: 0,
             heartbeat: None,
             silent: false,
+            untold: false,
         }
     }
 

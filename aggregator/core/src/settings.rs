@@ -244,7 +244,7 @@ pub struct Judgement {
     pub significance_with_errors: f64,
     /// Standard deviations that a leftover and its raised errors must have together. Default 6.
     pub significance_of_both: f64,
-    /// Standard deviations at which one window is enough. Default 9.
+    /// Standard deviations at which one window is enough, of a leftover and what confirms it together. Default 9.
     pub significance_at_once: f64,
     /// The least expectation of a count for one window to be enough. Default 100.
     pub counted_at_once: f64,

@@ -56,6 +56,9 @@ fn peers(evidence: &Evidence) -> String {
 
 /// Rules on what is left over in a scope. None when it is too weak to be told at all.
 pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgement) -> Option<Ruling> {
+    if let Some(fault) = fault_of_data(evidence) {
+        return Some(fault);
+    }
     let size = evidence.residual.abs();
     let event_on = is_event_on(evidence, settings);
     let sure = evidence.significance >= evidence.significance_threshold;
@@ -111,6 +114,17 @@ pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgemen
     let clear = evidence.significance >= settings.significance_at_once;
     let at_once = if counted { is_enough_at_once(evidence, settings) } else { clear };
     Some(Ruling { at_once, ..ruling })
+}
+
+/// Traffic below zero is no traffic: whoever measures it is at fault, and not the application.
+fn fault_of_data(evidence: &Evidence) -> Option<Ruling> {
+    (evidence.metric_is_traffic && evidence.observed < 0.0).then(|| {
+        Ruling::hold(
+            Verdict::DataFault,
+            format!("{} of {} cannot be: traffic is never below zero", evidence.observed, evidence.metric),
+            "would have been judged had it not been below zero",
+        )
+    })
 }
 
 /// Holds back what is left over and no reason to notify of.
@@ -174,19 +188,24 @@ fn page_with_errors(evidence: &Evidence, errors: &ErrorEvidence, would: &str) ->
 
 /// Whether one window is enough. One in which next to nothing was expected proves little, however empty.
 fn is_enough_at_once(evidence: &Evidence, settings: &Judgement) -> bool {
-    evidence.significance >= settings.significance_at_once && evidence.expected >= settings.counted_at_once
+    let confirmed = confirming(evidence, settings);
+    // Two signs that agree prove more than one, of however few.
+    let counted = if confirmed > 0.0 { CONFIRMED_AT_ONCE } else { 1.0 } * settings.counted_at_once;
+    evidence.significance.hypot(confirmed) >= settings.significance_at_once && evidence.expected >= counted
 }
 
 /// Without independent stacks there is nothing to compare with: only a large deviation outside the calendar counts.
 fn rule_without_peers(evidence: &Evidence, settings: &Judgement) -> Ruling {
-    if !evidence.calendar.is_empty() {
+    let errors_raised = evidence.errors.as_ref().is_some_and(|errors| errors.raised);
+    // No event takes everybody away, and none makes what is left of them fail.
+    let nothing_left = evidence.residual <= -2.0 * settings.very_large;
+    if !evidence.calendar.is_empty() && !errors_raised && !nothing_left {
         return Ruling::hold(
             Verdict::ScheduledEvent,
             "no independent stack to compare with, and a scheduled event covers it",
-            "would have notified without the entry in the calendar",
+            "would have notified without the entry in the calendar, had errors been raised, or had nearly all been gone",
         );
     }
-    let errors_raised = evidence.errors.as_ref().is_some_and(|errors| errors.raised);
     if evidence.recovering && !errors_raised {
         return Ruling::hold(
             Verdict::Undecided,
@@ -196,9 +215,9 @@ fn rule_without_peers(evidence: &Evidence, settings: &Judgement) -> Ruling {
     }
     if evidence.residual.abs() >= settings.large || errors_raised {
         return Ruling::page(
-            "no independent stack to compare with; large by itself, and no scheduled event covers it",
+            "no independent stack to compare with; more than chance, habit or the calendar explains",
             format!(
-                "would have been held back below {} or inside a scheduled event",
+                "would have been held back below {} without raised errors, or inside a scheduled event",
                 percent(settings.large)
             ),
         );
@@ -222,6 +241,8 @@ const EVEN_FALL_MIN: f64 = 0.4;
 const LATENCY_LARGE: f64 = 0.5;
 /// Fewer errors than this in a window page nobody by themselves.
 const ERRORS_COUNTED_MIN: f64 = 4.0;
+/// The share of what has to be expected for one window to be enough, where raised errors or latency confirm it.
+const CONFIRMED_AT_ONCE: f64 = 0.3;
 /// Traffic that falls by this log ratio falls.
 const FALL_MIN: f64 = 0.1;
 
@@ -353,12 +374,45 @@ mod tests {
     }
 
     #[test]
+    fn severity_follows_size_and_breadth() {
+        let named = |name: &str| vec![name.to_owned()];
+        let cell = Scope { region: named("uk"), device: named("tv"), stack: named("browse") };
+        let of =
+            |scope: &Scope, residual: f64, notify| severity(scope, &evidence(residual, 0.0, None), notify);
+        assert_eq!(of(&cell, -0.5, true), Severity::Warning);
+        assert_eq!(of(&cell, -0.8, true), Severity::Critical, "large");
+        let region = Scope { region: named("uk"), ..Scope::default() };
+        let everywhere = Scope { stack: named("browse"), ..Scope::default() };
+        assert_eq!(
+            (of(&region, -0.5, true), of(&everywhere, -0.5, true)),
+            (Severity::Critical, Severity::Critical)
+        );
+        assert_eq!(of(&region, -0.8, false), Severity::Info, "held back");
+    }
+
+    #[test]
+    fn traffic_below_zero_is_a_fault_of_the_data() {
+        let below = Evidence {
+            metric_is_traffic: true,
+            observed: -5.0,
+            expected: 800.0,
+            ..evidence(-7.0, 0.0, Some(true))
+        };
+        let ruling = rule_leftover(&below, Role::Traffic, &Judgement::default()).unwrap();
+        assert_eq!((ruling.verdict, ruling.notify), (Verdict::DataFault, false));
+        assert!(notifies(&Evidence { observed: 0.0, ..below }), "nothing at all can be");
+    }
+
+    #[test]
     fn without_peers_the_evidence_says_so() {
         let lone = Evidence { peers: Vec::new(), ..evidence(-0.9, 0.0, None) };
         let ruling = rule_leftover(&lone, Role::Traffic, &Judgement::default()).unwrap();
         assert!(ruling.notify && ruling.reason.contains("no independent stack"));
         let announced = Evidence { calendar: vec!["football".into()], ..lone };
         assert!(!notifies(&announced));
+        assert!(notifies(&Evidence { residual: -3.3, ..announced.clone() }), "next to nothing is left");
+        let failing = Evidence { errors: evidence(-0.9, 0.0, Some(true)).errors, ..announced };
+        assert!(notifies(&failing), "an event makes nobody fail");
     }
 
     #[test]

@@ -85,6 +85,20 @@ fn foreign_regions_and_absurd_windows_are_refused_and_consumed() {
 }
 
 #[test]
+fn an_empty_summary_speaks_for_no_region_that_is_forbidden_by_now() {
+    let mut aggregator = Aggregator::new(Settings::default());
+    assert_eq!(take(&mut aggregator, 0, &summary(Lane::RollUps, 1, 0, "uk")), Disposition::Accepted);
+    let mut empty = summary(Lane::RollUps, 2, 1, "uk");
+    (empty.cells, empty.roll_ups) = Default::default();
+    let agent = AgentId::parse("edge-1").unwrap();
+    let now = Now { mono: MonoMs(20_000), wall: empty.window_start.plus_ms(20_000) };
+    let other = AllowedRegions::Named(["fr".to_owned()].into());
+    assert_eq!(aggregator.handle_summary(now, &agent, &other, &empty), Disposition::Accepted);
+    aggregator.handle_deadline(Now { wall: now.wall.plus_ms(3_600_000), ..now });
+    assert_eq!(aggregator.counts().windows_judged, 1, "the first window alone");
+}
+
+#[test]
 fn the_good_part_of_a_summary_is_kept() {
     let mut aggregator = Aggregator::new(Settings::default());
     let mut bad = summary(Lane::RollUps, 1, 0, "uk");

@@ -84,8 +84,12 @@ fn silences_of_agents_stay_within_the_limit_of_incidents() {
     let regions = ["a", "b", "c", "d", "e", "f"];
     play.windows(3, &regions, CALM);
     play.pass(60 * MINUTE);
+    play.windows(3, &["g"], CALM);
     assert_eq!(play.aggregator.snapshot().open.len(), 3);
-    assert_eq!(play.aggregator.counts().get(vedette_aggregator_core::Reason::IncidentsFull), 3);
+    assert_eq!(play.aggregator.counts().get(vedette_aggregator_core::Reason::IncidentsFull), 3, "each once");
+    play.aggregator.set_settings(self::settings());
+    play.windows(1, &["g"], CALM);
+    assert_eq!(play.aggregator.snapshot().open.len(), 6, "told once there is room");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 use vedette_common::WallMs;
 
+use super::held::minutes;
 use crate::alarm::{AlarmSeries, Kind, Scope, Severity, Verdict};
 use crate::evidence::Evidence;
 
@@ -79,6 +80,15 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
+    /// Nothing has explained it for `lasted_ms`: people are to be notified of it after all.
+    pub(super) fn outlast(&mut self, lasted_ms: i64) {
+        self.verdict = Verdict::Malfunction;
+        self.severity = self.severity.max(Severity::Warning);
+        let (evidence, lasted) = (&mut self.evidence, minutes(lasted_ms));
+        evidence.reason = format!("has lasted for {lasted} and nothing explains it: {}", evidence.reason);
+        evidence.counterfactual = format!("would have been held back had it ended within {lasted}");
+    }
+
     /// Holds it back: it is for the record only.
     pub(crate) fn hold(&mut self) {
         (self.notify, self.notify_after, self.severity) = (false, None, Severity::Info);

@@ -3,7 +3,7 @@
 //! It must never tell people twice of the same thing. The hard case is what is held back for days while its verdict
 //! flickers: each further word about it takes longer to come, so that its record stays short.
 use serde::{Deserialize, Serialize};
-use vedette_common::WallMs;
+use vedette_common::{Now, WallMs};
 
 use super::held::minutes;
 use super::{Incident, Stage, Step, Told};
@@ -84,9 +84,9 @@ impl Incident {
     }
 
     /// Ends it because what it is about has been gone for long.
-    pub(crate) fn give_up(&mut self, now: WallMs) -> Told {
-        let told = self.resolve(now);
-        let unheard = minutes(now.ms_since(self.looked_at));
+    pub(crate) fn give_up(&mut self, now: Now) -> Told {
+        let told = self.resolve(now.wall);
+        let unheard = minutes(self.unheard_ms(now.mono));
         self.change = Some(format!("nothing was heard of it for {unheard}, so it is taken for gone"));
         Told { alarm: self.alarm(), ..told }
     }

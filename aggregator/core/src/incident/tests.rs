@@ -13,6 +13,7 @@ use crate::ledger::Decision;
 use crate::scopes;
 use crate::settings::{AlarmOn, Role, Settings};
 use std::collections::BTreeSet;
+use vedette_common::Now;
 
 const WINDOW_MS: u32 = 300_000;
 const MINUTE: i64 = 60_000;
@@ -74,7 +75,8 @@ impl Play {
             self.window += 1;
             let end = WallMs((self.window + 1) * i64::from(WINDOW_MS));
             let regions = BTreeSet::from(["uk"]);
-            let judged = Judged { now: end, end, window_ms: WINDOW_MS, regions, sizes: [3, 5, 5] };
+            let now = Now { mono: MonoMs(end.0.unsigned_abs()), wall: end };
+            let judged = Judged { now, end, window_ms: WINDOW_MS, regions, sizes: [3, 5, 5] };
             let findings = make(self.window).into_iter().collect();
             let mut counts = crate::Counts::default();
             told.extend(self.journal.step(findings, &judged, &self.settings, &mut counts));
@@ -197,6 +199,24 @@ fn an_announced_event_is_waited_for_where_that_is_asked() {
 }
 
 #[test]
+fn what_lasts_without_an_explanation_opens_as_a_warning_that_says_so() {
+    let lasting = |window| {
+        let mut lasting = finding(window, -0.5, &[], false);
+        (lasting.notify_after, lasting.verdict) = (Some(6), Verdict::Undecided);
+        Some(lasting)
+    };
+    let mut play = Play::new();
+    assert_eq!(states(&play.show(6, lasting)), [Suppressed]);
+    let opened = play.show(1, lasting);
+    assert_eq!(states(&opened), [Open]);
+    let alarm = &opened[0].alarm;
+    assert_eq!((alarm.severity, alarm.verdict), (Severity::Warning, Verdict::Malfunction));
+    assert!(alarm.evidence.reason.starts_with("has lasted for 35 min"), "{}", alarm.evidence.reason);
+    let worse = play.show(6, lasting);
+    assert_eq!((states(&worse), worse[0].alarm.severity), (vec![Open], Severity::Critical));
+}
+
+#[test]
 fn a_part_that_goes_on_by_itself_says_what_it_split_from() {
     let mut play = Play::new();
     let whole = |window| {
@@ -205,7 +225,7 @@ fn a_part_that_goes_on_by_itself_says_what_it_split_from() {
         Some(whole)
     };
     let first = play.show(4, whole);
-    play.fault(8, -0.5);
+    play.fault(24, -0.5);
     let part = play.show(3, |window| {
         let mut part = finding(window, -0.5, &[], true);
         part.scope.stack = vec!["search".into()];
