@@ -17,7 +17,7 @@ trap 'rm -f "$profile"' EXIT
 target=${CARGO_TARGET_DIR:-target}
 observations=$(valgrind --quiet --tool=callgrind --callgrind-out-file="$profile" "$target/release/examples/stages")
 callgrind_annotate --inclusive=yes --threshold=100 "$profile" |
-  awk -v n="$observations" -v whole_max="${VEDETTE_INSTRUCTIONS_MAX:-1750}" '
+  awk -v n="$observations" -v whole_max="${VEDETTE_INSTRUCTIONS_MAX:-1850}" '
     match($0, /stages::stage_[a-z]+/) {
         stage = substr($0, RSTART + 14, RLENGTH - 14)
         count = $1; gsub(",", "", count)
