@@ -29,12 +29,17 @@ longest() {
   esac
 }
 
-# A folder of its own keeps these flags away from the ordinary build.
-host=$(rustc -vV | sed -n 's/^host: //p')
-export CARGO_TARGET_DIR=target/fuzz CARGO_PROFILE_RELEASE_LTO=off
-export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=3 \
--Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
--Ccodegen-units=1 -Cdebug-assertions -Coverflow-checks --cfg fuzzing"
+# Our own crates are instrumented, what others wrote is not. A run of seconds takes libraries as the tests have built them, a run
+# of inputs is optimised, with the checks of a build that is not.
+export RUSTC_WORKSPACE_WRAPPER=$PWD/tests/fuzz/instrument.sh
+profile=(--profile dev) folder=debug
+if [[ ${bound[0]} = -runs=* ]]; then
+  profile=(--release) folder=release
+  export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1
+  export CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true
+  # A folder of its own keeps these settings away from the ordinary build.
+  export CARGO_TARGET_DIR=target/fuzz
+fi
 
 build() {
   local feature=$1 binaries=() wanted known
@@ -44,7 +49,7 @@ build() {
       [ "$wanted" != "$known" ] || binaries+=(--bin "fuzz_$wanted")
     done
   done
-  [ ${#binaries[@]} = 0 ] || cargo build --locked --quiet --release --target "$host" -p vedette-tests \
+  [ ${#binaries[@]} = 0 ] || cargo build --locked --quiet "${profile[@]}" -p vedette-tests \
     --no-default-features --features "$feature" "${binaries[@]}"
 }
 build fuzz "${cores[@]}"
@@ -56,7 +61,7 @@ for target in "${targets[@]}"; do
   mkdir -p "$corpus"
   began=$SECONDS
   # Seeds are read and never written.
-  "target/fuzz/$host/release/fuzz_$target" "$corpus" "tests/fuzz/corpus/$target" "${bound[@]}" \
+  "${CARGO_TARGET_DIR:-target}/$folder/fuzz_$target" "$corpus" "tests/fuzz/corpus/$target" "${bound[@]}" \
     -max_len="$(longest "$target")" -timeout=60 -rss_limit_mb=2048 \
     -artifact_prefix="target/fuzz/found/$target-" -verbosity=0 -print_final_stats=1 2>&1 |
     sed -n -e '/stat::number_of_executed_units/{s/.*: */'"$target"': executions: /p}' -e '/ERROR\|panicked\|SUMMARY\|Test unit\|assert/p'

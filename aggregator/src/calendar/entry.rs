@@ -156,6 +156,10 @@ impl Recurrence {
         let bad = |why: String| Problem::BadRule { rule: rule.chars().take(120).collect(), why };
         let is_until = |part: &&str| part.len() >= 6 && part.as_bytes()[..6].eq_ignore_ascii_case(b"UNTIL=");
         let (untils, rest): (Vec<&str>, Vec<&str>) = rule.trim().split(';').partition(is_until);
+        // RFC 5545 knows no others here, and the library that reads rules cuts them between bytes.
+        if let Some(other) = rule.chars().find(|it| !it.is_ascii()) {
+            return Err(bad(format!("`{other}` has no meaning in a rule")));
+        }
         let parsed: RRule<Unvalidated> = rest.join(";").parse().map_err(|why| bad(format!("{why}")))?;
         if parsed.get_interval() == 0 {
             return Err(bad("INTERVAL=0 never moves on: 1 or more was expected".into()));

@@ -149,7 +149,7 @@ type Nonsense = (&'static str, fn(&Problem) -> bool);
 
 #[test]
 fn nonsense_is_named_and_typed() {
-    let cases: [Nonsense; 13] = [
+    let cases: [Nonsense; 14] = [
         ("UID:a", |it| *it == Problem::NoStart),
         ("DTSTART:yesterday\nDURATION:PT1H", |it| matches!(it, Problem::BadTime { property: "DTSTART", .. })),
         ("DTSTART:20260231T100000Z\nDURATION:PT1H", |it| matches!(it, Problem::BadTime { .. })),
@@ -163,6 +163,9 @@ fn nonsense_is_named_and_typed() {
         ("DTSTART:20260101T100000Z\nDURATION:-PT1H", |it| matches!(it, Problem::BadDuration(_))),
         ("DTSTART:20260101T100000Z\nDTEND:20290101T100000Z", |it| *it == Problem::TooLong),
         ("DTSTART:20260101T100000Z\nDURATION:PT1H\nRRULE:FREQ=SOMETIMES", |it| {
+            matches!(it, Problem::BadRule { .. })
+        }),
+        ("DTSTART:20260101T100000Z\nDURATION:PT1H\nRRULE:FREQ=WEEKLY;BYDAY=TU,.\u{428}", |it| {
             matches!(it, Problem::BadRule { .. })
         }),
         ("DTSTART:20260101T100000Z\nDURATION:PT1H\nRRULE:FREQ=DAILY;INTERVAL=0", |it| {
