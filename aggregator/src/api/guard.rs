@@ -253,7 +253,8 @@ fn check(headers: &HeaderMap, names: &[String]) -> Result<(), &'static str> {
 /// # Errors
 /// What is wrong with it.
 pub fn comes_from_here(headers: &HeaderMap, secure: bool) -> Result<(), &'static str> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    // What is there and no text is none of ours, and not missing.
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let host = text("host").unwrap_or_default();
     match (text("origin"), text("sec-fetch-site")) {
         (_, Some(site)) if site != "same-origin" => Err("another site may not change anything here"),
@@ -367,6 +368,9 @@ mod tests {
         ] {
             assert!(comes_from_here(&headers(&bad), false).is_err(), "{bad:?}");
         }
+        let mut no_text = headers(&[here, ("sec-fetch-site", "same-origin")]);
+        no_text.insert("origin", HeaderValue::from_bytes(b"https://vedette.example:61\xf085").unwrap());
+        assert!(comes_from_here(&no_text, false).is_err(), "what cannot be read is not missing");
         let encrypted = |scheme| comes_from_here(&headers(&[here, ("origin", scheme)]), true);
         assert_eq!(encrypted("https://vedette.example:8460"), Ok(()));
         assert!(encrypted("http://vedette.example:8460").is_err(), "a page that anybody may have written");
