@@ -5,8 +5,9 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
-use std::net::TcpStream;
-use std::path::Path;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -29,15 +30,45 @@ fn shell(script: &str) -> Command {
     command
 }
 
+/// The agent's folders, its owner's alone; gives that of the spool.
+fn spool_folder(folder: &Path) -> PathBuf {
+    let (edge, spool) = (folder.join("edge"), folder.join("edge/spool"));
+    fs::create_dir_all(&spool).unwrap();
+    for private in [&edge, &spool] {
+        fs::set_permissions(private, PermissionsExt::from_mode(0o700)).unwrap();
+    }
+    spool
+}
+
+/// Writes both configs: QUIC and console of the aggregator, line protocol and health of the agent.
+fn configure(folder: &Path, [quic, http, lines, agent_http]: [SocketAddr; 4]) {
+    let (centre, edge) = (folder.join("centre"), folder.join("edge"));
+    let config = format!(
+        "state_dir = {centre:?}\n[listen]\nquic = \"{quic}\"\nhttp = \"{http}\"\n[notify]\nstdout = false\n"
+    );
+    fs::write(folder.join("aggregator.toml"), config).unwrap();
+    let config = format!(
+        "agent_id = \"edge-uk\"\nstate_dir = {edge:?}\n[tags]\nregion = \"uk\"\n\
+         [source.host]\nenabled = false\n[source.statsd]\nenabled = false\n\
+         [source.line_protocol]\ntcp = \"{lines}\"\nudp = \"{lines}\"\nprecision = \"s\"\n\
+         [window]\nwindow_ms = 1000\nlateness_ms = 0\nclock = \"event\"\n[limits]\nspool_bytes_max = 1048576\n\
+         [uplink]\naddress = \"{quic}\"\naggregator_state_dir = {centre:?}\n[http]\nlisten = \"{agent_http}\"\n"
+    );
+    fs::write(folder.join("agent.toml"), config).unwrap();
+}
+
+/// A counter of the agent, over all its labels; none when nobody answers or it is not there.
+fn counted(agent_http: SocketAddr, name: &str) -> Option<u64> {
+    let (_, page) = get(agent_http, "/metrics")?;
+    let is_of = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+    let values = page.lines().filter(is_of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    values.map(|value| value as u64).reduce(|sum, value| sum + value)
+}
+
 #[test]
 fn a_full_disk_costs_new_records_with_a_count_and_nothing_that_was_kept() {
     let folder = tempfile::tempdir().unwrap();
-    let (centre, edge) = (folder.path().join("centre"), folder.path().join("edge"));
-    let spool = edge.join("spool");
-    fs::create_dir_all(&spool).unwrap();
-    for private in [&edge, &spool] {
-        fs::set_permissions(private, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    }
+    let spool = spool_folder(folder.path());
     let mount = format!("mount -t tmpfs -o {DISK} tmpfs {}", spool.display());
     let trial = shell(&mount).output();
     if !trial.as_ref().is_ok_and(|output| output.status.success()) {
@@ -46,18 +77,7 @@ fn a_full_disk_costs_new_records_with_a_count_and_nothing_that_was_kept() {
     }
     let [quic, http, lines, agent_http] = std::array::from_fn(|_| free_address());
     let at = |name: &str| folder.path().join(name);
-    let config = format!(
-        "state_dir = {centre:?}\n[listen]\nquic = \"{quic}\"\nhttp = \"{http}\"\n[notify]\nstdout = false\n"
-    );
-    fs::write(at("aggregator.toml"), config).unwrap();
-    let config = format!(
-        "agent_id = \"edge-uk\"\nstate_dir = {edge:?}\n[tags]\nregion = \"uk\"\n\
-         [source.host]\nenabled = false\n[source.statsd]\nenabled = false\n\
-         [source.line_protocol]\ntcp = \"{lines}\"\nudp = \"{lines}\"\nprecision = \"s\"\n\
-         [window]\nwindow_ms = 1000\nlateness_ms = 0\nclock = \"event\"\n[limits]\nspool_bytes_max = 1048576\n\
-         [uplink]\naddress = \"{quic}\"\naggregator_state_dir = {centre:?}\n[http]\nlisten = \"{agent_http}\"\n"
-    );
-    fs::write(at("agent.toml"), config).unwrap();
+    configure(folder.path(), [quic, http, lines, agent_http]);
     let aggregator = || {
         let config = at("aggregator.toml");
         let args = ["run", "--config", config.to_str().unwrap()];
@@ -78,13 +98,7 @@ fn a_full_disk_costs_new_records_with_a_count_and_nothing_that_was_kept() {
         let mut connection = eventually("the agent's line protocol", 30, || TcpStream::connect(lines).ok());
         connection.write_all(text.as_bytes()).unwrap();
     };
-    let count = |name: &str| {
-        let (_, page) = get(agent_http, "/metrics")?;
-        let is_of = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
-        let values =
-            page.lines().filter(is_of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-        values.map(|value| value as u64).reduce(|sum, value| sum + value)
-    };
+    let count = |name: &str| counted(agent_http, name);
     let record = |what: &str| count(&format!("vedette_agent_records_{what}"));
     let sum_holds = || {
         let (made, delivered) = (record("made_total")?, record("delivered_total")?);
