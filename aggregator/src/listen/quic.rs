@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use quinn::crypto::HandshakeTokenKey;
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
@@ -156,6 +157,7 @@ const fn admit(standing: Standing) -> Result<(), Ending> {
 #[derive(Debug)]
 pub struct QuicListener {
     endpoint: Endpoint,
+    retries: RetryKey,
     stop: watch::Sender<bool>,
     shared: Arc<Shared>,
 }
@@ -177,7 +179,8 @@ impl QuicListener {
     /// # Errors
     /// [`ListenError`] when the address cannot be bound or TLS not be set up.
     pub fn bind(address: SocketAddr, reception: Reception) -> Result<Self, ListenError> {
-        let config = quic_config(&reception.enroller.authority())?;
+        let retries = RetryKey::of(&reception.enroller.authority());
+        let config = quic_config(&reception.enroller.authority(), &retries)?;
         let failed = |source| ListenError::Bind { address, source };
         let socket = UdpSocket::bind(address).map_err(failed)?;
         let endpoint = Endpoint::new(
@@ -196,7 +199,7 @@ impl QuicListener {
             stopping,
             reception,
         };
-        Ok(Self { endpoint, stop, shared: Arc::new(shared) })
+        Ok(Self { endpoint, retries, stop, shared: Arc::new(shared) })
     }
 
     /// The address that is listened on.
@@ -212,7 +215,7 @@ impl QuicListener {
     /// # Errors
     /// [`ListenError`] when TLS cannot be set up; nothing changes then.
     pub fn renew(&self, authority: &Authority) -> Result<(), ListenError> {
-        self.endpoint.set_server_config(Some(quic_config(authority)?));
+        self.endpoint.set_server_config(Some(quic_config(authority, &self.retries)?));
         Ok(())
     }
 
@@ -237,7 +240,7 @@ impl QuicListener {
 
     /// Waits until every connection has ended, [`FAREWELL_TIMEOUT`] at most.
     pub async fn finish(self) {
-        let Self { endpoint, stop: _stop, shared } = self;
+        let Self { endpoint, stop: _stop, shared, .. } = self;
         drop(shared);
         let _ = timeout(FAREWELL_TIMEOUT, endpoint.wait_idle()).await;
     }
@@ -660,9 +663,28 @@ impl quinn::ConnectionIdGenerator for RandomIds {
     }
 }
 
-fn quic_config(authority: &Authority) -> Result<quinn::ServerConfig, ListenError> {
+/// The key under which newcomers prove their address with the token of a retry. It stays when certificates are renewed: under another
+/// one, whoever was just asked to prove its address would take our next packets for a stranger's and give up.
+#[derive(Clone)]
+struct RetryKey(Arc<dyn HandshakeTokenKey>);
+
+impl RetryKey {
+    fn of(authority: &Authority) -> Self {
+        let secret = authority.derive_secret("vedette quic retry");
+        Self(Arc::new(ring::hkdf::Salt::new(ring::hkdf::HKDF_SHA256, &[]).extract(&secret)))
+    }
+}
+
+impl std::fmt::Debug for RetryKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RetryKey")
+    }
+}
+
+fn quic_config(authority: &Authority, retries: &RetryKey) -> Result<quinn::ServerConfig, ListenError> {
     let tls = server_config(authority, SystemTime::now())?;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+    let mut config =
+        quinn::ServerConfig::new(Arc::new(QuicServerConfig::try_from(tls)?), Arc::clone(&retries.0));
     let mut transport = quinn::TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(1))

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -155,6 +156,45 @@ async fn a_flood_of_connections_keeps_no_good_agent_out() {
         good.connect_from("127.0.0.2", rig.quic()).await.is_ok()
     })
     .await;
+    rig.service.stop().await.unwrap();
+}
+
+/// Passes packets on between one client and `target`, and lets `on_retry` happen before the first retry (RFC 9000, section 17.2.5) is.
+async fn relay(relay: UdpSocket, target: SocketAddr, on_retry: impl AsyncFnOnce()) {
+    let (mut packet, mut client, mut on_retry) = (vec![0; 2_048], target, Some(on_retry));
+    loop {
+        let (length, from) = relay.recv_from(&mut packet).await.unwrap();
+        if from != target {
+            client = from;
+        } else if packet[0] & 0xf0 == 0xf0
+            && let Some(on_retry) = on_retry.take()
+        {
+            on_retry().await;
+        }
+        let to = if from == target { client } else { target };
+        relay.send_to(&packet[..length], to).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_asked_for_a_proof_while_certificates_are_renewed_comes_in() {
+    let rig = Rig::start().await;
+    let good = agent(&rig, "good").await;
+    flood_with_beginnings(&good, rig.quic(), HANDSHAKES_UNPROVEN_MAX).await;
+    let metrics = rig.service.metrics();
+    let between = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = between.local_addr().unwrap();
+    let renewed = AtomicBool::new(false);
+    let renew = async || {
+        rig.service.renew_certificates().await.unwrap();
+        renewed.store(true, Ordering::Relaxed);
+    };
+    tokio::select! {
+        () = relay(between, rig.quic(), renew) => unreachable!("it relays for ever"),
+        session = good.connect(address) => drop(session.unwrap()),
+    }
+    assert!(renewed.load(Ordering::Relaxed), "it was asked for a proof");
+    assert!(metrics.counted(Tally::Handshake, "address_unproven") >= 1);
     rig.service.stop().await.unwrap();
 }
 
