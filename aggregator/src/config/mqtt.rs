@@ -40,8 +40,10 @@ pub struct MqttListen {
     /// Certificates (PEM) of the authorities that may have signed the broker's; default: our own CA.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-    /// How long the broker keeps messages for an absent aggregator, in seconds, MQTT 5 only; default 3,600.
-    pub session_expiry_s: u32,
+    /// How long the broker keeps messages for an absent aggregator, in seconds, MQTT 5 only; default 3,600, and 10 in a group: a broker may
+    /// deal messages to an absent member until its session ends, and its agents wait for a time-out each time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_expiry_s: Option<u32>,
     /// Silence after which the connection is tried, in seconds, 5 to 3,600; default 15.
     pub keep_alive_s: u16,
 }
@@ -56,7 +58,7 @@ impl Default for MqttListen {
             username: None,
             password_file: None,
             ca_file: None,
-            session_expiry_s: 3_600,
+            session_expiry_s: None,
             keep_alive_s: 15,
         }
     }
@@ -78,6 +80,12 @@ impl MqttListen {
     #[must_use]
     pub const fn is_enabled(&self) -> bool {
         !self.url.is_empty()
+    }
+
+    /// How long the broker keeps the session of this aggregator when it is away, in seconds.
+    #[must_use]
+    pub fn session_expiry_s(&self) -> u32 {
+        self.session_expiry_s.unwrap_or(if self.share.is_some() { 10 } else { 3_600 })
     }
 
     /// What it may need at worst; nothing when it is off.

@@ -263,7 +263,7 @@ fn prepare(settings: &MqttListen, reception: &Reception) -> Result<(Client, Even
         MqttVersion::V5 => {
             let mut options = v5::MqttOptions::new(client_id.clone(), (broker.host, broker.port));
             options.set_clean_start(false).set_keep_alive(settings.keep_alive_s);
-            options.set_session_expiry_interval(Some(settings.session_expiry_s));
+            options.set_session_expiry_interval(Some(settings.session_expiry_s()));
             options.set_outgoing_inflight_upper_limit(MQTT_UNCONFIRMED_MAX);
             options.set_receive_maximum(Some(MQTT_UNCONFIRMED_MAX));
             options.set_max_packet_size(Some(MQTT_PACKET_BYTES_MAX));
