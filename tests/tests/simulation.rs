@@ -14,6 +14,29 @@ fn nothing_is_lost_or_doubled_in_a_thousand_agent_hours() {
     assert!(report.delivered > 0 && report.repeated > 0 && report.incident_states > 0, "{report}");
 }
 
+fn holds(seed: u64) {
+    run(&Plan::draw(seed)).unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+/// A record that a full disk refused although all of its bytes had arrived: the next start found it, and a power cut took it.
+#[test]
+fn seed_1979_loses_nothing_that_was_safe() {
+    holds(1_979);
+}
+
+/// A disk that broke kept no acknowledgement; the agent started more often than the aggregator remembered, and sent all again.
+#[test]
+fn seed_2813_applies_nothing_twice_after_many_starts() {
+    holds(2_813);
+}
+
+/// With the aggregator's clock set back, records of earlier starts pushed out the start that was speaking.
+#[test]
+fn seeds_4648_and_4906_hold_up_no_deviation_for_a_clock_that_was_set_back() {
+    holds(4_648);
+    holds(4_906);
+}
+
 #[test]
 fn one_seed_gives_the_same_twice() {
     let plan = Plan::draw(3);

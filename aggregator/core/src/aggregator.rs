@@ -119,7 +119,7 @@ impl Aggregator {
         let limits = self.settings.limits.clone();
         let counts = &mut self.counts;
         let (session, evicted) = self.sessions.hear(now, agent, &limits, counts);
-        session.take_birth(now, birth, &limits, counts);
+        session.take_birth(birth);
         self.changed.sessions.extend(evicted);
         self.heard(now, agent);
     }

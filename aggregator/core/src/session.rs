@@ -15,6 +15,10 @@ use crate::window::PendingWindow;
 /// An agent that is this many windows behind is not waited for.
 const PACE_WINDOWS: i64 = 3;
 
+/// A boot that was not used for so long is forgotten: its records are refused for their age by then
+/// ([`Timing::past_max_ms`]).
+const BOOT_AGE_MAX_MS: i64 = 15 * 86_400_000;
+
 /// The regions that an agent may speak for, as its certificate names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedRegions {
@@ -53,7 +57,7 @@ struct Boot {
     used_at: WallMs,
 }
 
-/// One agent. About 0.5 KB.
+/// One agent. About 0.5 KB, and 48 bytes for each boot of the last 15 days.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Session {
     pub(crate) agent: AgentId,
@@ -93,23 +97,33 @@ impl Session {
         }
     }
 
+    /// The entry of `boot`, which a record or a horizon names: nothing else takes a place, or an agent that starts again and
+    /// again would push out the boots whose records it still holds.
     fn boot(&mut self, boot: BootId, now: Now, limits: &Limits, counts: &mut Counts) -> &mut Boot {
+        // The order of use holds also where the clock was set back.
+        let latest = self.boots.iter().filter(|known| known.boot != boot).map(|known| known.used_at).max();
+        let used_at = latest.map_or(now.wall, |latest| now.wall.max(latest.plus_ms(1)));
         let place = match self.boots.iter().position(|known| known.boot == boot) {
             Some(place) => place,
             None => {
-                if self.boots.len() >= limits.boots_per_agent_max.max(1) {
-                    let oldest =
-                        (0..self.boots.len()).min_by_key(|&i| (self.boots[i].used_at, self.boots[i].boot));
-                    self.boots.swap_remove(oldest.unwrap_or(0));
-                    counts.add(Reason::BootEvicted, 1);
-                }
-                self.boots.push(Boot { boot, through: [None; 2], used_at: now.wall });
+                self.forget_boots(now, limits, counts);
+                self.boots.push(Boot { boot, through: [None; 2], used_at });
                 self.boots.len() - 1
             }
         };
         let entry = &mut self.boots[place];
-        entry.used_at = now.wall;
+        entry.used_at = used_at;
         entry
+    }
+
+    /// Makes room for one more boot.
+    fn forget_boots(&mut self, now: Now, limits: &Limits, counts: &mut Counts) {
+        self.boots.retain(|known| now.wall.ms_since(known.used_at) <= BOOT_AGE_MAX_MS);
+        while self.boots.len() >= limits.boots_per_agent_max.max(1) {
+            let oldest = (0..self.boots.len()).min_by_key(|&i| self.boots[i].used_at);
+            self.boots.swap_remove(oldest.unwrap_or(0));
+            counts.add(Reason::BootEvicted, 1);
+        }
     }
 
     /// Whether `window` should wait for it: it keeps pace in some region, and has not reported this far.
@@ -198,10 +212,9 @@ impl Sessions {
 }
 
 impl Session {
-    pub(crate) fn take_birth(&mut self, now: Now, birth: &Birth, limits: &Limits, counts: &mut Counts) {
+    pub(crate) fn take_birth(&mut self, birth: &Birth) {
         birth.version.as_str().clone_into(&mut self.version);
         self.window_ms = birth.window_ms;
-        self.boot(birth.boot, now, limits, counts);
     }
 
     /// Takes the horizons: what lies below them will never come.
@@ -241,13 +254,14 @@ impl Session {
         limits: &Limits,
         counts: &mut Counts,
     ) -> Order {
-        let through = &mut self.boot(key.boot, now, limits, counts).through[key.lane.index()];
-        let applied = through.map_or(0, |known| known.0);
-        if key.sequence.0 <= applied {
-            return Order::Duplicate;
-        }
+        let applied = self.through(key).sequence.0;
         if key.sequence.0 > applied.saturating_add(1) {
             return Order::Gap;
+        }
+        // A repeated record is a use, too: those after it will be repeated as well.
+        let through = &mut self.boot(key.boot, now, limits, counts).through[key.lane.index()];
+        if key.sequence.0 <= applied {
+            return Order::Duplicate;
         }
         *through = Some(key.sequence);
         Order::Next
@@ -267,6 +281,18 @@ mod tests {
 
     fn key(boot: u64, sequence: u64) -> RecordKey {
         RecordKey { boot: BootId(boot), lane: Lane::RollUps, sequence: Sequence(sequence) }
+    }
+
+    fn birth() -> Birth {
+        Birth {
+            agent: AgentId::parse("edge-1").unwrap(),
+            boot: BootId(1),
+            version: Default::default(),
+            started_at: WallMs(0),
+            window_ms: 10_000,
+            regions: Default::default(),
+            series_max: 10,
+        }
     }
 
     fn horizon(boot: u64, sequence: u64) -> Heartbeat {
@@ -316,6 +342,51 @@ mod tests {
         assert_eq!(session.advance(now, key(1, 8), &limits, &mut counts), Order::Duplicate);
         assert_eq!(session.advance(now, key(1, 9), &limits, &mut counts), Order::Next);
         assert_eq!(counts.get(Reason::Missing), 3);
+    }
+
+    /// Found by seed 2813 of the simulation: acknowledgements that a broken disk did not keep, and then start after start.
+    #[test]
+    fn starts_that_say_nothing_push_out_no_boot_whose_records_may_come_again() {
+        let (mut session, now, limits, mut counts) = fixture();
+        assert_eq!(session.advance(now, key(1, 1), &limits, &mut counts), Order::Next);
+        for boot in 2..=2_000 {
+            session.take_birth(&Birth { boot: BootId(boot), ..birth() });
+            assert_eq!(
+                session.advance(now, key(boot, 2), &limits, &mut counts),
+                Order::Gap,
+                "of no boot known"
+            );
+        }
+        assert_eq!(session.advance(now, key(1, 1), &limits, &mut counts), Order::Duplicate);
+        for boot in 2..=64 {
+            session.advance(now, key(boot, 1), &limits, &mut counts);
+        }
+        for boot in 1..=64 {
+            assert_eq!(session.advance(now, key(boot, 1), &limits, &mut counts), Order::Duplicate);
+        }
+        assert_eq!(counts.get(Reason::BootEvicted), 0);
+    }
+
+    #[test]
+    fn the_boot_used_longest_ago_goes_also_when_the_clock_was_set_back() {
+        let (mut session, _, _, mut counts) = fixture();
+        let limits = Limits { boots_per_agent_max: 2, ..Limits::default() };
+        for (wall, boot) in [(WallMs(600_000), 9), (WallMs(0), 5), (WallMs(1), 1)] {
+            session.advance(Now { wall, ..Now::default() }, key(boot, 1), &limits, &mut counts);
+        }
+        let left: Vec<u64> = session.boots.iter().map(|known| known.boot.0).collect();
+        assert_eq!(left, [5, 1]);
+    }
+
+    #[test]
+    fn a_boot_is_forgotten_once_its_records_are_refused_for_their_age() {
+        let (mut session, _, limits, mut counts) = fixture();
+        assert!(Timing::default().past_max_ms < BOOT_AGE_MAX_MS);
+        for (wall, boot, left) in [(0, 1, 1), (BOOT_AGE_MAX_MS, 2, 2), (BOOT_AGE_MAX_MS + 1, 3, 2)] {
+            let now = Now { wall: WallMs(wall), ..Now::default() };
+            session.advance(now, key(boot, 1), &limits, &mut counts);
+            assert_eq!(session.boots.len(), left);
+        }
     }
 
     #[test]

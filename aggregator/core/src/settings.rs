@@ -109,9 +109,10 @@ impl Settings {
 /// Bounds of everything that can grow, each with its policy when full; what is lost is counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Agents known at once; a new one evicts the one heard longest ago. About 0.5 KB each. Default 4,096.
+    /// Agents known at once; a new one evicts the one heard longest ago. About 0.5 KB each, 4 KB with all boots. Default 4,096.
     pub agents_max: usize,
-    /// Boots of one agent whose sequences are kept; a new one evicts the one used longest ago. Default 8.
+    /// Boots of one agent whose sequences are kept; a new one evicts the one used longest ago. What an agent sends again of
+    /// boots that were evicted is applied again, so this must be more than one spool holds. Default 64.
     pub boots_per_agent_max: usize,
     /// Regions; data of further ones is refused. Default 64.
     pub regions_max: usize,
@@ -143,7 +144,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             agents_max: 4096,
-            boots_per_agent_max: 8,
+            boots_per_agent_max: 64,
             regions_max: 64,
             cells_per_region_max: 1024,
             series_per_region_max: 2048,

@@ -96,8 +96,8 @@ const CONNECTION_BYTES: u64 = 256 * 1024;
 const MESSAGE_BYTES: u64 = (size_of::<Input>() + size_of::<AgentMessage>()) as u64;
 /// A birth and a heartbeat: of each connection the latest of both may wait beside its records.
 const WORDS: u64 = 2;
-/// A session: names, two lanes of sequences for a few boots, counters, regions.
-const AGENT_BYTES: u64 = 4 * 1024;
+/// A session: names, two lanes of sequences for each of 64 boots, counters, regions.
+const AGENT_BYTES: u64 = 8 * 1024;
 /// An incident with its scope, evidence and listed series.
 const INCIDENT_BYTES: u64 = 32 * 1024;
 /// One occurrence: region, class, two times.

@@ -56,7 +56,8 @@ pub(super) struct Edge<'m> {
     left: Vec<RecordKey>,
     /// Bits flipped since the last start that could read the medium.
     flips: usize,
-    /// Records appended since everything was synced last, by this process or an earlier one.
+    /// Records appended since everything was synced last, by this process or an earlier one; those included that the medium
+    /// refused, for all of their bytes may have arrived.
     unsynced: Vec<RecordKey>,
     pub(super) hours_ms: u64,
 }
@@ -284,11 +285,9 @@ impl<'m> Edge<'m> {
         let (key, content) = made?;
         oracle.made(self.place, key, content);
         self.mark_removed(oracle);
+        self.unsynced.push(key);
         match appended {
-            Ok(key) => {
-                self.unsynced.push(key);
-                Some(key)
-            }
+            Ok(key) => Some(key),
             Err(AppendError::Dropped { key, .. }) => {
                 oracle.excuse(self.place, key);
                 None

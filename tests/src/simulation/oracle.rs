@@ -25,7 +25,7 @@ struct Fate {
     is_given_up: bool,
     /// Something happened to this very record after which it may be missing, if it was counted.
     is_excused: bool,
-    /// It was not synced when the power was cut.
+    /// It was not synced when the power was cut, and nothing else had happened to it before.
     is_unsynced: bool,
 }
 
@@ -125,10 +125,11 @@ impl Oracle {
         }
     }
 
-    /// The power was cut before the record was made safe.
+    /// The power was cut before the record was made safe. What was excused before was counted then.
     pub(super) fn not_synced(&mut self, agent: usize, key: RecordKey) {
         if let Some(fate) = self.fate(agent, key) {
-            (fate.is_excused, fate.is_unsynced) = (true, true);
+            fate.is_unsynced |= !fate.is_excused;
+            fate.is_excused = true;
         }
     }
 
