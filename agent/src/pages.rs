@@ -6,7 +6,12 @@
 //! and the kernel knows no page of it that differs from the file. And what is in use stands scattered among what is not:
 //! with sixteen pages around each of its own, nearly all of the program would be back within a minute. The kernel never maps
 //! beyond the end of a mapping, so the program's are cut into one for each page first.
-#![allow(unsafe_code, reason = "only the kernel's own call can unmap pages; each is told why it may")]
+//!
+//! And huge pages under what is large.
+#![allow(
+    unsafe_code,
+    reason = "only the kernel's own call can unmap pages or back them in another way; each is told why it may"
+)]
 
 use std::ffi::c_void;
 use std::io;
@@ -60,6 +65,26 @@ fn advise(addresses: Range<usize>, advice: Advice) {
     // written, and no page of it differs from that file, so that a page that comes back holds what it held before.
     // Advice that the kernel does not take changes nothing.
     let _ = unsafe { madvise(start, addresses.len(), advice) };
+}
+
+/// Memory of at least so many bytes is worth huge pages; and how large those are.
+const LARGE_BYTES: usize = 16 << 20;
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// Asks for huge pages under memory that is large and visited in any order: with small ones each visit walks through tables
+/// that are larger than the caches themselves. It is to be used from its beginning on, since a huge page is resident as a
+/// whole.
+pub(crate) fn prefer_huge<T>(memory: &mut [T]) {
+    let bytes = size_of_val(memory);
+    if bytes < LARGE_BYTES {
+        return;
+    }
+    let start = memory.as_mut_ptr().cast::<u8>();
+    let before = start.align_offset(HUGE_PAGE_BYTES);
+    let whole = bytes.saturating_sub(before) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+    // SAFETY: these whole pages lie within memory that is borrowed here and by nobody else, and the advice is about how
+    // they are backed, not what they hold. Where the kernel does not take it nothing changes.
+    let _ = unsafe { madvise(start.wrapping_add(before).cast(), whole, Advice::LinuxHugepage) };
 }
 
 /// Every other page of these addresses; always the same ones.

@@ -15,6 +15,9 @@ use crate::score::{self, Learning, Moment, Observed, Scorers, Scores, Week};
 /// Series that are scored at once.
 pub const LANES: usize = 8;
 
+/// How often [`observe_while`] stops for each lane.
+pub const STOPS: usize = 9;
+
 /// One observation, and all that is kept of its series.
 #[derive(Debug)]
 pub struct Observation<'a> {
@@ -66,39 +69,63 @@ impl Observed for Observation<'_> {
 /// When there are none.
 #[inline]
 pub fn observe(settings: &DeviationSettings, observations: &mut [Observation<'_>]) -> Outcomes<LANES> {
+    observe_while(settings, observations, |_, _| ())
+}
+
+/// As [`observe`], and calls `meanwhile` now and then: with each number below [`STOPS`] and each lane. It should be short: to
+/// ask memory for a line of what is observed next. A processor waits for about a dozen lines at once, so that asking for
+/// all of them in one go would stop it.
+///
+/// # Panics
+/// When there are none.
+#[inline]
+pub fn observe_while(
+    settings: &DeviationSettings,
+    observations: &mut [Observation<'_>],
+    meanwhile: impl FnMut(usize, usize),
+) -> Outcomes<LANES> {
     #[cfg(target_arch = "x86_64")]
     if avx2::get() {
         // SAFETY: the processor has AVX2, and the system keeps its registers: `avx2::get` asked for both.
-        return unsafe { observe_with_avx2(settings, observations) };
+        return unsafe { observe_with_avx2(settings, observations, meanwhile) };
     }
-    observe_anywhere(settings, observations)
+    observe_anywhere(settings, observations, meanwhile)
 }
 
 /// Scores and follows one observation.
 #[inline(never)]
 pub fn observe_one(settings: &DeviationSettings, observation: Observation<'_>) -> Outcomes<1> {
-    observe_lanes(settings, &mut [observation])
+    observe_lanes(settings, &mut [observation], |_, _| ())
 }
 
 #[inline(never)]
-fn observe_anywhere(settings: &DeviationSettings, observations: &mut [Observation<'_>]) -> Outcomes<LANES> {
-    observe_lanes(settings, observations)
+fn observe_anywhere(
+    settings: &DeviationSettings,
+    observations: &mut [Observation<'_>],
+    meanwhile: impl FnMut(usize, usize),
+) -> Outcomes<LANES> {
+    observe_lanes(settings, observations, meanwhile)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 #[inline(never)]
-fn observe_with_avx2(settings: &DeviationSettings, observations: &mut [Observation<'_>]) -> Outcomes<LANES> {
-    observe_lanes(settings, observations)
+fn observe_with_avx2(
+    settings: &DeviationSettings,
+    observations: &mut [Observation<'_>],
+    meanwhile: impl FnMut(usize, usize),
+) -> Outcomes<LANES> {
+    observe_lanes(settings, observations, meanwhile)
 }
 
 #[inline(always)]
 fn observe_lanes<const N: usize>(
     settings: &DeviationSettings,
     observations: &mut [Observation<'_>],
+    mut meanwhile: impl FnMut(usize, usize),
 ) -> Outcomes<N> {
-    let scores = score::step(observations);
-    let courses = deviation::follow(settings, observations, &scores);
+    let scores = score::step(observations, &mut meanwhile);
+    let courses = deviation::follow(settings, observations, &scores, &mut meanwhile);
     Outcomes { scores, courses }
 }
 
@@ -178,8 +205,9 @@ mod tests {
             });
             let count = 1 + random as usize % LANES;
             let lanes = told_together(&mut together[..count], &given, |seen| observe(&settings, seen));
-            let plain =
-                told_together(&mut anywhere[..count], &given, |seen| observe_anywhere(&settings, seen));
+            let plain = told_together(&mut anywhere[..count], &given, |seen| {
+                observe_anywhere(&settings, seen, |_, _| ())
+            });
             let ones: Vec<String> = alone[..count]
                 .iter_mut()
                 .zip(given)

@@ -15,7 +15,7 @@ use crate::score::{Beat, FlatLine, Gap, Moment, Rhythm, Score, Scores, Spread, V
 /// How many residuals the shape of a deviation keeps.
 const SHAPE_SAMPLES: usize = 8;
 /// What the state of one deviation may take.
-pub const DEVIATION_STATE_BYTES_MAX: usize = 120;
+pub const DEVIATION_STATE_BYTES_MAX: usize = 116;
 /// Where the words of the spread begin: after six, seven and two.
 const SPREAD_AT: usize = 15;
 /// Zeros that last this many seconds are the new nature of a series.
@@ -98,12 +98,19 @@ impl Interest {
 /// Words of [`Watch`], and what fills them up to whole vectors.
 const WORDS: usize = 20;
 
-/// Where one series stands, and the scorers that follow it from observation to observation; 120 bytes.
+/// Where one series stands, and the scorers that follow it from observation to observation; 116 bytes, of which an
+/// observation that shows nothing touches the first 100.
 #[repr(C)]
 #[derive(Clone, Debug)]
 pub struct DeviationState {
     /// A [`Watch`].
     words: [u32; WORDS],
+    /// The upper halves of the latest residuals, oldest first.
+    residuals: [u16; SHAPE_SAMPLES],
+    stage: Stage,
+    direction: Direction,
+    scorer: Scorer,
+    interest: Interest,
     /// When the present run of abnormal observations began, or the deviation that grew out of it, and the latest
     /// sign of abnormality, in seconds of Unix time. Of no meaning while calm.
     onset_s: u32,
@@ -111,13 +118,6 @@ pub struct DeviationState {
     /// Deviations of late that were over at once, and when that was.
     brief: f32,
     brief_s: u32,
-    /// The upper halves of the latest residuals, a ring.
-    residuals: [u16; SHAPE_SAMPLES],
-    next: u8,
-    stage: Stage,
-    direction: Direction,
-    scorer: Scorer,
-    interest: Interest,
 }
 
 /// The scorers that follow a series from observation to observation.
@@ -181,24 +181,23 @@ impl DeviationState {
         words[SPREAD_AT + 1] = 1.0_f32.to_bits();
         DeviationState {
             words,
-            onset_s: 0,
-            sign_s: 0,
-            brief: 0.0,
-            brief_s: 0,
             residuals: [0; SHAPE_SAMPLES],
-            next: 0,
             stage: Stage::Calm,
             direction: Direction::Up,
             scorer: Scorer::Value,
             interest,
+            onset_s: 0,
+            sign_s: 0,
+            brief: 0.0,
+            brief_s: 0,
         }
     }
 
     /// Keeps a residual for the shape.
     #[inline(always)]
     fn keep(&mut self, residual: f32) {
-        self.residuals[usize::from(self.next) % SHAPE_SAMPLES] = (residual.to_bits() >> 16) as u16;
-        self.next = (self.next + 1) % SHAPE_SAMPLES as u8;
+        self.residuals.copy_within(1.., 0);
+        self.residuals[SHAPE_SAMPLES - 1] = (residual.to_bits() >> 16) as u16;
     }
 
     /// Whether errors lie on one side by what is known already.
@@ -288,9 +287,7 @@ impl DeviationState {
 
     /// The latest residuals, oldest first.
     pub fn shape(&self) -> Shape {
-        let mut ordered = self.residuals.map(|short| f32::from_bits(u32::from(short) << 16));
-        ordered.rotate_left(usize::from(self.next));
-        Shape::from_samples(&ordered)
+        Shape::from_samples(&self.residuals.map(|short| f32::from_bits(u32::from(short) << 16)))
     }
 
     fn course(&self, phase: Phase, scorer: Scorer, in_event: bool) -> Course {
@@ -495,12 +492,14 @@ impl Watch {
 }
 
 /// Follows observations of at most `N` different series. The course of each is `None` while there is no deviation;
-/// `Onset` and `Ended` once each, on the observation that showed it; `Ongoing` in between.
+/// `Onset` and `Ended` once each, on the observation that showed it; `Ongoing` in between. Of what
+/// `meanwhile` is called for, these are the last three.
 #[inline(always)]
 pub(crate) fn follow<const N: usize>(
     settings: &DeviationSettings,
     followed: &mut [Observation<'_>],
     scores: &Scores<N>,
+    meanwhile: &mut impl FnMut(usize, usize),
 ) -> [Option<Course>; N] {
     let mut block = Block::<WORDS, N>::new();
     let last = followed.len() - 1;
@@ -509,6 +508,7 @@ pub(crate) fn follow<const N: usize>(
     let mut moment = followed[0].moment;
     let mut beat = Beat::new(moment);
     for (lane, one) in followed.iter().enumerate().take(N) {
+        meanwhile(6, lane);
         if one.moment != moment {
             moment = one.moment;
             beat = Beat::new(moment);
@@ -538,9 +538,11 @@ pub(crate) fn follow<const N: usize>(
         watch.rhythm.learn_long(&one.deviation.rhythm(), one.moment);
         block.write(lane, watch);
     }
+    (0..N).for_each(|lane| meanwhile(7, lane));
     block.scatter(followed.iter_mut().map(|one| &mut one.deviation.words));
     let mut courses = [None; N];
     for (lane, one) in followed.iter_mut().enumerate().take(N) {
+        meanwhile(8, lane);
         one.deviation.keep(scores.residual[lane]);
         if signs[lane] & !RESTED | one.deviation.stage as u32 != 0 {
             let (at, in_event) = (one.moment.at, one.in_event);
@@ -595,7 +597,7 @@ mod tests {
             learning: Learning::Normal,
             in_event: score.combined > 0.0,
         };
-        let [course] = follow(&SETTINGS, &mut [observation], &Scores::<1>::said(x, score));
+        let [course] = follow(&SETTINGS, &mut [observation], &Scores::<1>::said(x, score), &mut |_, _| ());
         course
     }
 

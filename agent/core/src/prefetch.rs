@@ -4,7 +4,7 @@
 //! many slots are on their way at once. It must never change a result: a request is a hint, and nothing is read
 //! into the program. The hard case is that stable Rust has no safe function for it, so this is one of the few files with
 //! `unsafe` in them. Why that is sound: neither instruction faults, writes, or touches anything but caches,
-//! whatever the address; the addresses are those of a reference anyway.
+//! whatever the address.
 #![allow(
     unsafe_code,
     reason = "a prefetch is an instruction without a safe name; it has no effect but on time"
@@ -24,6 +24,27 @@ pub fn prefetch_first<T>(value: &T, bytes: usize) {
     let start = core::ptr::from_ref(value).cast::<u8>();
     for offset in (0..bytes).step_by(LINE_BYTES) {
         line(start.wrapping_add(offset));
+    }
+}
+
+/// Where the elements of a slice lie: to ask for lines of some while others change.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    first: usize,
+    step: usize,
+}
+
+impl Places {
+    /// Those of a slice.
+    pub fn of<T>(elements: &[T]) -> Self {
+        Self { first: elements.as_ptr() as usize, step: size_of::<T>() }
+    }
+
+    /// Asks for one cache line of the element at `place`, counted from its beginning.
+    #[inline]
+    pub fn prefetch(self, place: usize, number: usize) {
+        let address = self.first.wrapping_add(place.wrapping_mul(self.step));
+        line(core::ptr::without_provenance(address.wrapping_add(number * LINE_BYTES)));
     }
 }
 
@@ -58,6 +79,7 @@ mod tests {
         let value = [7_u8; 1000];
         prefetch(&value);
         prefetch(&());
+        Places::of(&value[..]).prefetch(usize::MAX, 7);
         assert_eq!(value, [7; 1000]);
     }
 }

@@ -55,11 +55,12 @@ pub const fn weeks_for(slots: usize) -> usize {
     slots * WEEK
 }
 
-/// Everything that is kept for one series but the hours of its week. Plain data.
+/// Everything that is kept for one series but the hours of its week. Plain data; what an observation touches lies together.
 #[repr(C)]
 #[derive(Clone, Debug)]
 pub struct Slot {
-    identity: [u64; 2],
+    pub(crate) state: Scorers,
+    pub(crate) deviation: DeviationState,
     spelling: u64,
     /// Event time of the latest observation.
     pub(crate) last_ms: i64,
@@ -77,8 +78,7 @@ pub struct Slot {
     pub(crate) quiet_flushes: u16,
     pub(crate) region: u8,
     pub(crate) origin: Origin,
-    pub(crate) deviation: DeviationState,
-    pub(crate) state: Scorers,
+    identity: [u64; 2],
 }
 
 impl Slot {

@@ -8,25 +8,27 @@
 //! branches of the scorers see is less varied than in as many series that have nothing in common. Those of the second
 //! half mature one by one, as in an agent that has run for an hour and a half.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
-use vedette_agent_core::batch::{self, LANES, Observation};
+use vedette_agent_core::batch::{self, LANES, Observation, STOPS};
 use vedette_agent_core::deviation::{DeviationSettings, DeviationState};
 use vedette_agent_core::key::DefaultTags;
 use vedette_agent_core::parse::{Format, Precision};
 use vedette_agent_core::pipeline::{Pipeline, PipelineSettings};
-use vedette_agent_core::prefetch::prefetch;
-use vedette_agent_core::score::{Learning, Moment, SeriesState};
+use vedette_agent_core::prefetch::Places;
+use vedette_agent_core::score::{Learning, Moment, Scorers, WEEK, Week};
 use vedette_agent_core::table::SLOT_BYTES;
 use vedette_common::wire::Summary;
 use vedette_common::{BootId, Lane, MonoMs, Now, RecordKey, Sequence, WallMs};
 
 use crate::allocation;
 use crate::memory;
+use crate::pages;
 
 /// Series for the way from bytes to scores.
 const INGESTED_SERIES_MAX: u32 = 10_000;
@@ -35,8 +37,10 @@ const PATTERNS: u32 = 4096;
 const MATURE_OBSERVATIONS: i64 = 500;
 /// Bytes handed over at once, as a stream socket would.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Blocks whose states are on their way from memory while one is scored.
-const BLOCKS_AHEAD: usize = 2;
+/// Blocks after the one being scored whose states were asked for already.
+const BLOCKS_AHEAD: usize = 1;
+/// Observations that are made up before they are scored.
+const MADE_AT_ONCE: usize = 1 << 15;
 /// Between two observations of a series.
 const STEP_MS: i64 = 10_000;
 /// 2025-06-02T00:00:00Z, a Monday.
@@ -62,7 +66,7 @@ pub struct Measured {
     pub scored_per_s: f64,
     /// Observations from received line protocol to scores and summaries, per second, on one core.
     pub ingested_per_s: f64,
-    /// What is kept to score one series: the scorers' state and the life of its deviation.
+    /// What is kept to score one series: the scorers' state, the life of its deviation and the hours of its week.
     pub state_bytes_per_series: usize,
     /// Resident memory of this process with all `series` in memory.
     pub resident_bytes: u64,
@@ -94,7 +98,7 @@ pub fn measure(series: u32, time: Duration) -> anyhow::Result<Measured> {
         series,
         scored_per_s: scored.per_s(),
         ingested_per_s: ingested.per_s(),
-        state_bytes_per_series: size_of::<Scored>(),
+        state_bytes_per_series: size_of::<Scored>() + WEEK,
         resident_bytes,
         allocations_per_observation: allocation::is_counted().then(|| allocations / observations),
     })
@@ -122,108 +126,160 @@ impl Effort {
     }
 }
 
-/// Places of series that are scored at once.
-type Block = heapless::Vec<usize, LANES>;
+/// A value, and the place of its series.
+type Made = (usize, f64);
 
-/// One series of the first half.
+/// One series of the first half, on whole cache lines.
 #[derive(Clone)]
+#[repr(C, align(64))]
 struct Scored {
-    state: SeriesState,
+    state: Scorers,
     deviation: DeviationState,
 }
 
+/// Cache lines of it that an observation touches which shows nothing: all but the last.
+const LINES: usize = size_of::<Scored>() / 64 - 1;
+
+/// All series of the first half; as in the agent's own table, the hours of their weeks lie apart, those of one hour side by
+/// side.
+struct Fleet {
+    series: Vec<Scored>,
+    weeks: &'static mut [i8],
+    settings: DeviationSettings,
+    deviating: u64,
+}
+
 fn measure_scoring(series: u32, time: Duration) -> anyhow::Result<(Effort, u64)> {
-    let settings = DeviationSettings::default();
     let mut values = Values::new();
-    let mut states = mature(series.min(PATTERNS), &settings, &mut values);
-    fill_with_copies(&mut states, series as usize);
-    let mut round = MATURE_OBSERVATIONS;
-    // Long rounds are cut, so that the time asked for is kept within a fraction of a second.
-    let visits = u64::from(series).min(1 << 20);
-    let mut effort = Effort::default();
+    let mut fleet = Fleet::new(series);
+    fleet.mature(&mut values);
+    fleet.fill_with_copies();
+    let mut made = Vec::with_capacity(MADE_AT_ONCE);
+    let (mut round, mut effort) = (MATURE_OBSERVATIONS, Effort::default());
     while effort.time < time {
-        effort.add(|| score_round(&mut states, &settings, &mut values, round, visits));
+        let moment = moment_of(round);
+        let mut order = Order::new(series as usize, round as usize);
+        let mut left = series as usize;
+        while left > 0 && effort.time < time {
+            left -= make(&mut made, left, &mut order, &mut values, moment);
+            effort.add(|| fleet.score(&made, moment));
+        }
         round += 1;
     }
+    std::hint::black_box(fleet.deviating);
     Ok((effort, resident_bytes()?))
 }
 
-/// So many series that have seen enough for their ranges to rest.
-fn mature(series: u32, settings: &DeviationSettings, values: &mut Values) -> Vec<Scored> {
-    let new = |number| Scored { state: SeriesState::new(number), deviation: DeviationState::default() };
-    let mut states: Vec<Scored> = (0..series).map(new).collect();
-    for round in 0..MATURE_OBSERVATIONS {
-        score_round(&mut states, settings, values, round, u64::from(series));
-    }
-    states
+fn moment_of(round: i64) -> Moment {
+    Moment::new(START.plus_ms(round * STEP_MS), 0)
 }
 
-/// Copies the states over and over until there are so many.
-fn fill_with_copies(states: &mut Vec<Scored>, length: usize) {
-    let patterns = states.len();
-    states.reserve_exact(length - patterns);
-    while states.len() < length {
-        let more = patterns.min(length - states.len());
-        states.extend_from_within(..more);
-    }
+/// Makes up the next observations of those that are `left` of a round; how many.
+fn make(made: &mut Vec<Made>, left: usize, order: &mut Order, values: &mut Values, moment: Moment) -> usize {
+    made.clear();
+    made.extend((0..left.min(MADE_AT_ONCE)).map(|_| {
+        let place = order.next();
+        (place, values.of(place, moment))
+    }));
+    made.len()
 }
 
-/// Visits series in an order that looks random and meets each one once, a batch after the other: while one is
-/// scored, the states of those after it are on their way from memory.
-fn score_round(
-    states: &mut [Scored],
-    settings: &DeviationSettings,
-    values: &mut Values,
-    round: i64,
-    visits: u64,
-) -> u64 {
-    let moment = Moment::new(START.plus_ms(round * STEP_MS), 0);
-    let mut order = Order::new(states.len(), round as usize);
-    let mut left = visits as usize;
-    let mut deviating = 0u64;
-    let mut ahead: heapless::Deque<Block, { BLOCKS_AHEAD + 1 }> = heapless::Deque::new();
-    loop {
-        while !ahead.is_full() && left > 0 {
-            let _ = ahead.push_back(order.block(&mut left, states));
+impl Fleet {
+    /// The first series, which have seen nothing, and room for all others.
+    fn new(series: u32) -> Self {
+        let new = |number| Scored { state: Scorers::new(number), deviation: DeviationState::default() };
+        let mut scored = Vec::with_capacity(series as usize);
+        pages::prefer_huge(scored.spare_capacity_mut());
+        scored.extend((0..series.min(PATTERNS)).map(new));
+        let weeks = memory::lend_huge(WEEK * series as usize);
+        Self { series: scored, weeks, settings: DeviationSettings::default(), deviating: 0 }
+    }
+
+    /// Lets them see enough for their ranges to rest.
+    fn mature(&mut self, values: &mut Values) {
+        let (mut made, length) = (Vec::new(), self.series.len());
+        for round in 0..MATURE_OBSERVATIONS {
+            let moment = moment_of(round);
+            make(&mut made, length, &mut Order::new(length, round as usize), values, moment);
+            self.score(&made, moment);
         }
-        let Some(block) = ahead.pop_front() else { break };
-        deviating += score_block(states, &block, settings, values, moment);
     }
-    std::hint::black_box(deviating);
-    visits
+
+    /// Copies them over and over until there is no more room.
+    fn fill_with_copies(&mut self) {
+        let (patterns, length) = (self.series.len(), self.weeks.len() / WEEK);
+        while self.series.len() < length {
+            let more = patterns.min(length - self.series.len());
+            self.series.extend_from_within(..more);
+        }
+        let is_known = |hour: &&mut [i8]| hour.iter().any(|factor| *factor != 0);
+        for hour in self.weeks.chunks_exact_mut(length).filter(is_known) {
+            (patterns..length).for_each(|place| hour[place] = hour[place % patterns]);
+        }
+    }
+
+    /// Scores one observation after the other, a block at a time; how many. While one block is scored, the states of the
+    /// next one are on their way from memory.
+    fn score(&mut self, made: &[Made], moment: Moment) -> u64 {
+        let Self { series, weeks, settings, deviating } = self;
+        let length = weeks.len() / WEEK;
+        let hours = Cell::from_mut(&mut **weeks).as_slice_of_cells();
+        let (states, rows) = (Places::of(series), Week::hours_around(moment));
+        let rows = rows.map(|hour| Places::of(&hours[hour * length..]));
+        let ask = |block: &[Made], stop: usize, lane: usize| match block.get(lane) {
+            Some((place, _)) if stop < LINES => states.prefetch(*place, stop),
+            Some((place, _)) => rows[(stop - LINES) % 2].prefetch(*place, 0),
+            None => (),
+        };
+        let mut ahead = made.chunks(LANES);
+        for block in ahead.by_ref().take(BLOCKS_AHEAD) {
+            (0..STOPS * LANES).for_each(|n| ask(block, n / LANES, n % LANES));
+        }
+        for block in made.chunks(LANES) {
+            let next = ahead.next().unwrap_or_default();
+            let seen = (block, moment);
+            *deviating +=
+                score_block(series, (hours, length), settings, seen, |stop, lane| ask(next, stop, lane));
+        }
+        made.len() as u64
+    }
 }
 
-/// Scores one block of different series: side by side if it is full, else one after the other.
+/// Scores one block of different series: side by side if it is full, else one after the other. How many deviate.
 fn score_block(
-    states: &mut [Scored],
-    block: &Block,
+    series: &mut [Scored],
+    weeks: (&[Cell<i8>], usize),
     settings: &DeviationSettings,
-    values: &mut Values,
-    moment: Moment,
+    (block, moment): (&[Made], Moment),
+    meanwhile: impl FnMut(usize, usize),
 ) -> u64 {
-    let places: Result<[usize; LANES], _> = block.as_slice().try_into();
-    if let Ok(places) = places
-        && let Ok(ones) = states.get_disjoint_mut(places)
+    if let Some(block) = block.first_chunk::<LANES>()
+        && let Ok(ones) = series.get_disjoint_mut(block.map(|(place, _)| place))
     {
-        let mut number = places.iter();
-        let mut observations = ones.map(|one| {
-            let place = number.next().copied().unwrap_or_default();
-            observation(one, values.of(place, moment), moment)
-        });
-        return batch::observe(settings, &mut observations).courses.iter().flatten().count() as u64;
+        let mut made = block.iter();
+        let mut observations =
+            ones.map(|one| observation(one, weeks, made.next().copied().unwrap_or_default(), moment));
+        let outcomes = batch::observe_while(settings, &mut observations, meanwhile);
+        return outcomes.courses.iter().flatten().count() as u64;
     }
     let mut deviating = 0;
-    for &place in block {
-        let one = observation(&mut states[place], values.of(place, moment), moment);
+    for made in block {
+        let one = observation(&mut series[made.0], weeks, *made, moment);
         deviating += u64::from(batch::observe_one(settings, one).courses[0].is_some());
     }
     deviating
 }
 
-fn observation(one: &mut Scored, value: f64, moment: Moment) -> Observation<'_> {
+#[inline(always)]
+fn observation<'a>(
+    one: &'a mut Scored,
+    (hours, length): (&'a [Cell<i8>], usize),
+    (place, value): Made,
+    moment: Moment,
+) -> Observation<'a> {
     let Scored { state, deviation } = one;
-    let ((state, week), learning) = (state.parts(), Learning::Normal);
-    Observation { state, week, deviation, moment, value, learning, in_event: false }
+    let week = Week::among(hours, length, place);
+    Observation { state, week, deviation, moment, value, learning: Learning::Normal, in_event: false }
 }
 
 /// All numbers below `length`, shuffled: a linear congruential generator with a full period over the next power of
@@ -251,17 +307,6 @@ impl Order {
                 return mixed;
             }
         }
-    }
-
-    /// The next few places, as long as any are `left`; their states are asked for.
-    fn block(&mut self, left: &mut usize, states: &[Scored]) -> Block {
-        let length = LANES.min(*left);
-        *left -= length;
-        let block: Block = (0..length).map(|_| self.next()).collect();
-        for &place in &block {
-            prefetch(&states[place]);
-        }
-        block
     }
 }
 
@@ -390,20 +435,24 @@ mod tests {
     #[test]
     fn a_round_visits_every_series_once() {
         for series in [1, 2, 3, 100, 1000] {
-            let one = Scored { state: SeriesState::new(0), deviation: DeviationState::default() };
-            let mut states = vec![one; series];
+            let mut fleet = Fleet::new(series);
+            let (mut made, mut values) = (Vec::new(), Values::new());
             for round in 0..=i64::from(vedette_agent_core::score::WARM_UP_OBSERVATIONS) {
-                score_round(
-                    &mut states,
-                    &DeviationSettings::default(),
-                    &mut Values::new(),
-                    round,
-                    series as u64,
+                let (moment, mut order) = (moment_of(round), Order::new(series as usize, round as usize));
+                assert_eq!(
+                    make(&mut made, series as usize, &mut order, &mut values, moment),
+                    series as usize
                 );
+                fleet.score(&made, moment);
             }
             let now = Moment::new(START.plus_ms(1 << 30), 0);
-            let ready = states.iter_mut().map(|one| one.state.update(now, 100.0, Learning::Normal).ready);
-            assert_eq!(ready.filter(|ready| *ready).count(), series);
+            for place in 0..series as usize {
+                let hours = Cell::from_mut(&mut *fleet.weeks).as_slice_of_cells();
+                let one =
+                    observation(&mut fleet.series[place], (hours, series as usize), (place, 100.0), now);
+                let outcome = batch::observe_one(&fleet.settings, one);
+                assert!(outcome.scores.score(0).ready, "{place} of {series}");
+            }
         }
     }
 }

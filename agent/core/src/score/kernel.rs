@@ -87,16 +87,21 @@ struct Left<const N: usize> {
     outside: [u32; N],
 }
 
-/// Scores observations of at most `N` different series.
+/// Scores observations of at most `N` different series. Of what `meanwhile` is called for, these are the first six.
 #[inline(always)]
-pub(crate) fn step<const N: usize>(seen: &mut [impl Observed]) -> Scores<N> {
-    let brought = bring::<N>(seen);
+pub(crate) fn step<const N: usize>(
+    seen: &mut [impl Observed],
+    meanwhile: &mut impl FnMut(usize, usize),
+) -> Scores<N> {
+    let brought = bring::<N>(seen, meanwhile);
     let mut block = Block::<WORDS, N>::new();
     let last = seen.len() - 1;
     block.gather(core::array::from_fn(|lane| &seen[lane.min(last)].state().words));
+    (0..N).for_each(|lane| meanwhile(1, lane));
     let (mut left, mut scores) = (Left::new(), Scores::new());
     forecast(&brought, &mut block, &mut left, &mut scores);
     for lane in 0..seen.len().min(N) {
+        meanwhile(2, lane);
         let (state, week) = seen[lane].parts();
         if left.rarely[lane] != 0 {
             learn_rarely(&brought, lane, state, week);
@@ -108,14 +113,15 @@ pub(crate) fn step<const N: usize>(seen: &mut [impl Observed]) -> Scores<N> {
             reach(&mut block, &mut left, lane, state);
         }
     }
-    count(seen, &mut block, &left, &mut scores);
+    count(seen, &mut block, &left, &mut scores, meanwhile);
+    (0..N).for_each(|lane| meanwhile(5, lane));
     block.scatter(seen.iter_mut().map(|one| &mut one.parts().0.words));
     scores
 }
 
 /// Looks at what came, and at the hours of each season around it.
 #[inline(always)]
-fn bring<const N: usize>(seen: &mut [impl Observed]) -> Brought<N> {
+fn bring<const N: usize>(seen: &mut [impl Observed], meanwhile: &mut impl FnMut(usize, usize)) -> Brought<N> {
     let mut brought = Brought::new();
     let mut last = seen[0].what().0;
     let (mut now, mut place) = (tenths(last.at.0), Place::new(last.local_s));
@@ -125,6 +131,7 @@ fn bring<const N: usize>(seen: &mut [impl Observed]) -> Brought<N> {
             last = moment;
             (now, place) = (tenths(moment.at.0), Place::new(moment.local_s));
         }
+        meanwhile(0, lane);
         let x = bounded(value);
         let (state, week) = one.parts();
         state.tidy(week, x);
@@ -263,6 +270,7 @@ fn count<const N: usize>(
     after: &mut Block<WORDS, N>,
     left: &Left<N>,
     scores: &mut Scores<N>,
+    meanwhile: &mut impl FnMut(usize, usize),
 ) {
     let (mut first, mut bins) = ([[0_u32; N]; STREAMS], [[0_u32; N]; STREAMS]);
     let (mut distance, mut falloff) = ([[0.0_f32; N]; STREAMS], [[0.0_f32; N]; STREAMS]);
@@ -284,8 +292,10 @@ fn count<const N: usize>(
         all[lane] = ln(n.cast_signed() as f32);
         after.write(lane, head);
     }
+    (0..N).for_each(|lane| meanwhile(3, lane));
     let mut halves = [[[0_u32; N]; 2]; STREAMS];
     for (lane, one) in seen.iter_mut().enumerate().take(N) {
+        meanwhile(4, lane);
         for stream in 0..STREAMS {
             let counters = &mut one.parts().0.counters[stream];
             let [lower, upper] = histogram::weighed(counters, first[stream][lane]);

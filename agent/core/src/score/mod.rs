@@ -58,8 +58,7 @@ pub(crate) use spread::Spread;
 pub use standing::Standing;
 pub use state::{SERIES_STATE_BYTES_MAX, Scorers, SeriesState, VALUE_MAX, WARM_UP_OBSERVATIONS};
 pub(crate) use vanish::Vanish;
-pub(crate) use week::WEEK;
-pub use week::Week;
+pub use week::{WEEK, Week};
 
 /// When an observation happened, in the two ways that scoring needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

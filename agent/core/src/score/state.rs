@@ -191,7 +191,7 @@ impl SeriesState {
     /// Total: a value that is not finite counts as the nearest that is (not-a-number as zero), and time may
     /// stand still, run backwards or jump.
     pub fn update(&mut self, moment: Moment, value: f64, learning: Learning) -> Score {
-        kernel::step::<1>(&mut [Lone(self.parts(), (moment, value, learning))]).score(0)
+        kernel::step::<1>(&mut [Lone(self.parts(), (moment, value, learning))], &mut |_, _| ()).score(0)
     }
 
     /// Whether it is time to borrow from a series of the same kind: its level is known, and nothing else.
@@ -219,7 +219,7 @@ impl Scorers {
 
     /// Scorers that have seen nothing; `seed` starts the generator of their rounding. The hours of the week that go with
     /// them must be clear.
-    pub(crate) fn new(seed: u32) -> Self {
+    pub fn new(seed: u32) -> Self {
         let mut state = Self::free();
         write_row(&mut state.words, Numbers::new(seed));
         state

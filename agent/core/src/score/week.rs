@@ -12,7 +12,7 @@ use super::season::Place;
 use crate::prefetch::prefetch;
 
 /// Hours of a week.
-pub(crate) const WEEK: usize = 168;
+pub const WEEK: usize = 168;
 
 /// The factors less 1 of one series, in units that its season knows, wherever they lie; whoever has it may change them.
 #[derive(Clone, Copy, Debug)]
@@ -28,9 +28,9 @@ impl<'a> Week<'a> {
         Self { factors: Cell::from_mut(&mut factors[..]).as_slice_of_cells(), step: 1 }
     }
 
-    /// Of the series at `place` among `series`, the hours of all of which are in `factors`.
+    /// Of the series at `place` among `series`, the hours of all of which are in `factors`: [`WEEK`] for each.
     #[inline(always)]
-    pub(crate) fn among(factors: &'a [Cell<i8>], series: usize, place: usize) -> Self {
+    pub fn among(factors: &'a [Cell<i8>], series: usize, place: usize) -> Self {
         Self { factors: factors.get(place..).unwrap_or_default(), step: series }
     }
 
@@ -72,6 +72,11 @@ impl<'a> Week<'a> {
                 self.put(hour, factor);
             }
         }
+    }
+
+    /// The hours that an observation looks at, counted from the week's first.
+    pub fn hours_around(moment: Moment) -> [usize; 2] {
+        Place::new(moment.local_s).week.map(usize::from)
     }
 
     /// Asks memory for the hours around a moment.
