@@ -153,13 +153,22 @@ impl Authority {
     /// # Errors
     /// [`CaError::State`] when its file can be read by others, [`CaError::File`] when it is damaged.
     pub fn open(folder: &StateFolder, now: SystemTime) -> Result<Self, CaError> {
-        if let Some(text) = folder.read(CA_FILE)? {
-            let mut authority = Self::from_pem(&text)
-                .map_err(|what| CaError::File { path: folder.file(CA_FILE).display().to_string(), what })?;
-            authority.former.retain(|former| former.serves(now));
-            return Ok(authority);
+        match Self::read(folder, now)? {
+            Some(authority) => Ok(authority),
+            // Another process may have made it meanwhile.
+            None => folder.make(|| match Self::read(folder, now)? {
+                Some(authority) => Ok(authority),
+                None => Self::begin_anew(folder, now),
+            }),
         }
-        Self::begin_anew(folder, now)
+    }
+
+    fn read(folder: &StateFolder, now: SystemTime) -> Result<Option<Self>, CaError> {
+        let Some(text) = folder.read(CA_FILE)? else { return Ok(None) };
+        let mut authority = Self::from_pem(&text)
+            .map_err(|what| CaError::File { path: folder.file(CA_FILE).display().to_string(), what })?;
+        authority.former.retain(|former| former.serves(now));
+        Ok(Some(authority))
     }
 
     /// Makes a new key, certified by itself and by the present key, and writes it. The present key is gone then; what it signed stays good.

@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Permission bits of the folder.
 const FOLDER_MODE: u32 = 0o700;
@@ -14,6 +15,12 @@ const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 /// The file whose lock says that an aggregator is running.
 const LOCK_FILE: &str = "lock";
+/// The file whose lock is held while something in the folder is made for the first time.
+const MAKING_FILE: &str = "making";
+/// How long another process may take to make it.
+const MAKING_MAX: Duration = Duration::from_secs(30);
+/// How long to wait before looking again.
+const MAKING_PAUSE: Duration = Duration::from_millis(10);
 
 /// What is wrong with the state folder or a file in it.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +47,12 @@ pub enum StateError {
         "{path}: another aggregator is running on this state folder; stop it, or set another `state_dir`"
     )]
     Locked {
+        /// The lock's file.
+        path: PathBuf,
+    },
+    /// Another process makes the CA or the database, and does not come to an end.
+    #[error("{path}: another command has been at work in this state folder for {} s; see what it does and try again", MAKING_MAX.as_secs())]
+    Making {
         /// The lock's file.
         path: PathBuf,
     },
@@ -152,6 +165,27 @@ impl StateFolder {
             Ok(()) => Ok(file),
             Err(fs::TryLockError::WouldBlock) => Err(StateError::Locked { path }),
             Err(fs::TryLockError::Error(source)) => Err(StateError::Io { path, source }),
+        }
+    }
+
+    /// Makes what is missing in this folder while no other process does: of two that start together in a new folder, one makes
+    /// the CA and the database, and the other finds them.
+    ///
+    /// # Errors
+    /// [`StateError::Making`] when another one takes too long, else what `make` or the operating system says.
+    pub fn make<T, E: From<StateError>>(&self, make: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        let path = self.reserve(MAKING_FILE)?;
+        let file = File::open(&path).map_err(StateError::io(&path))?;
+        let began = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return make(),
+                Err(fs::TryLockError::WouldBlock) if began.elapsed() < MAKING_MAX => {
+                    std::thread::sleep(MAKING_PAUSE);
+                }
+                Err(fs::TryLockError::WouldBlock) => return Err(StateError::Making { path }.into()),
+                Err(fs::TryLockError::Error(source)) => return Err(StateError::Io { path, source }.into()),
+            }
         }
     }
 

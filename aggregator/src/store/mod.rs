@@ -92,6 +92,11 @@ impl Store {
         if restored.exists() {
             return Err(StoreError::Restoring(restored));
         }
+        // SQLite does not wait for its turn where two processes put a new database into WAL mode.
+        folder.make(|| Self::open_alone(folder))
+    }
+
+    fn open_alone(folder: &StateFolder) -> Result<Self, StoreError> {
         let connection = Connection::open(folder.reserve(DATABASE_FILE)?)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;

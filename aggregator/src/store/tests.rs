@@ -27,6 +27,26 @@ fn state(id: &str, state: &str, once_opened: bool) -> StoredState {
 }
 
 #[test]
+fn commands_that_begin_a_new_folder_together_make_one_ca_and_one_database() {
+    for _ in 0..10 {
+        let base = tempfile::tempdir().unwrap();
+        let (begin, now) = (std::sync::Barrier::new(8), std::time::SystemTime::now());
+        let begin_with_the_others = || {
+            let folder = StateFolder::open(&base.path().join("state")).unwrap();
+            begin.wait();
+            let authority = crate::ca::Authority::open(&folder, now).unwrap();
+            Store::open(&folder).unwrap();
+            authority.fingerprint()
+        };
+        let fingerprints: Vec<[u8; 32]> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(begin_with_the_others)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(fingerprints.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+}
+
+#[test]
 fn a_batch_is_there_after_reopening_without_a_close() {
     let base = tempfile::tempdir().unwrap();
     let mut store = open(base.path());

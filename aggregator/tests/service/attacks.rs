@@ -39,7 +39,7 @@ async fn is_kept_out(rig: &Rig, agent: &TestAgent) -> bool {
         Ok(mut session) => {
             // The stream may be gone already.
             let _ = session.send.write_all(&frame(&birth(&agent.id))).await;
-            tokio::time::timeout(Duration::from_secs(10), session.connection.closed()).await.is_ok()
+            tokio::time::timeout(Duration::from_secs(60), session.connection.closed()).await.is_ok()
         }
         Err(_) => true,
     }

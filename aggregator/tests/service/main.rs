@@ -66,11 +66,11 @@ pub(crate) fn read_token(folder: &Path) -> Token {
     Token::parse(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// Waits until `condition` holds, ten seconds at most.
+/// Waits until `condition` holds, a minute at most.
 pub(crate) async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !condition().await {
-        assert!(begun.elapsed() < Duration::from_secs(10), "waited in vain: {what}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -84,7 +84,7 @@ async fn enter_body(service: &Service, routes: &Routes, id: &str, state: Inciden
 }
 
 pub(crate) fn next(requests: &Receiver<Request>) -> Request {
-    requests.recv_timeout(Duration::from_secs(10)).expect("a delivery in time")
+    requests.recv_timeout(Duration::from_secs(60)).expect("a delivery in time")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -154,7 +154,7 @@ async fn a_graceful_stop_finishes_the_delivery_under_way() {
     let (hook, requests, release) = slow_receiver();
     let (mut program, agent, mut traffic) = site(hook).await;
     traffic.send(4, FAULT).await;
-    let patience = std::time::Duration::from_secs(10);
+    let patience = std::time::Duration::from_secs(60);
     let first = requests.recv_timeout(patience).expect("the page");
     assert!(first.contains("-open-"), "{first}");
     program.signal("TERM");

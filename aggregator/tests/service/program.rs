@@ -1,14 +1,34 @@
 //! The real program: started with a config, asked by its commands and over HTTP, killed when dropped.
-//! It must never outlive its test. The hard case is a port: the program needs a fixed one to be found again, so a free one is taken beforehand.
+//! It must never outlive its test. The hard case is a port: the program needs a fixed one to be found again, also after a kill, when nothing holds it.
 
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything may take: on a machine with other things to do as well.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Ports from which the kernel gives none away by itself (`ip_local_port_range` begins above).
+const PORTS: Range<u16> = 12_000..32_000;
+
+/// A loopback address that is free for TCP and UDP, drawn by chance, so that two tests hardly ever draw the same.
+fn free_address() -> SocketAddr {
+    for _ in 0..100 {
+        let draw = RandomState::new().hash_one(()) % u64::from(PORTS.end - PORTS.start);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORTS.start + draw as u16));
+        // Where console and API are exposed the port is taken on every address.
+        let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+        if TcpListener::bind(everywhere).is_ok() && UdpSocket::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no port is free for TCP and UDP at once");
+}
 
 /// A folder with a config and a state of its own, and the program that runs on them, if it does.
 pub(crate) struct Program {
@@ -40,8 +60,7 @@ impl Program {
     /// A folder whose config listens on all addresses if `exposed`, on loopback if not, and says `more`; nothing runs yet.
     pub(crate) fn new(exposed: bool, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let quic = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let [quic, http] = std::array::from_fn(|_| free_address());
         let program = Self { folder, quic, http, child: None };
         program.configure(exposed, more);
         program

@@ -8,7 +8,9 @@ mod process;
 mod receiver;
 mod relay;
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::ops::Range;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -18,16 +20,19 @@ pub use process::{Process, program};
 pub use receiver::{Posted, Receiver};
 pub use relay::{Loss, LossyBroker, UdpRelay};
 
-/// A loopback address whose port is free for TCP and UDP right now. Another process could take it before it is
-/// used; the kernel hands ports out in turn, so that is rare.
+/// Ports from which the kernel gives none away by itself (`ip_local_port_range` begins above): what was free for a program stays
+/// free for it while it is not running, whatever connections others make meanwhile.
+const PORTS: Range<u16> = 12_000..32_000;
+
+/// A loopback address whose port is free for TCP and UDP right now, drawn by chance, so that two tests hardly ever draw the same.
 ///
 /// # Panics
 /// When the machine has no free port.
 pub fn free_address() -> SocketAddr {
     for _ in 0..100 {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port is free");
-        let address = listener.local_addr().expect("a bound socket has an address");
-        if UdpSocket::bind(address).is_ok() {
+        let draw = RandomState::new().hash_one(()) % u64::from(PORTS.end - PORTS.start);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORTS.start + draw as u16));
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
             return address;
         }
     }
