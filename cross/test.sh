@@ -5,6 +5,7 @@
 #
 # TARGET  as for cross/build.sh, or thumbv7em-none-eabihf or thumbv6m-none-eabi, a board without an operating system
 # PART    scores      a recording is scored there and here, and every bit of every score and frame is the same
+#         recording   the agent itself, as it is installed, scores a year of one series to the same digits as this machine's
 #         units       the unit tests of the agent and both its cores, golden tests and quality grid included
 #         end_to_end  the end-to-end tests with the agent of that machine and an aggregator of this one, over QUIC and
 #                     over MQTT, kill -9 included; the agent is built by cross/build.sh with the profile edge
@@ -31,7 +32,7 @@ case $target in
   *) fail "unknown target $target; one of: $targets $boards" ;;
 esac
 if [[ $target = thumb* ]]; then parts=(scores); fi
-[ ${#parts[@]} -gt 0 ] || parts=(scores units end_to_end size)
+[ ${#parts[@]} -gt 0 ] || parts=(scores recording units end_to_end size)
 
 # Runs in a subshell, since each target has a toolchain of its own. Prints the path of the firmware.
 build_firmware() (
@@ -65,6 +66,39 @@ test_scores() {
   echo "$target and $host: the same bits"
 }
 
+# Rows of one series every ten minutes: days and weeks, noise, and now and then a spike, an outage and a value that is stuck.
+make_recording() {
+  awk 'BEGIN {
+    print "timestamp,value"
+    for (row = 0; row < 52560; row++) {
+      random = (random * 16807 + 12345) % 2147483647
+      level = row % 1008 < 720 ? 100 : 60
+      wave = row % 144 < 72 ? row % 72 : 72 - row % 72
+      value = level + wave + random / 2147483647 * 8
+      if (row % 5003 > 4950) value = 0
+      if (row % 7001 > 6900) value = 77.5
+      if (row % 997 == 0) value *= 4
+      printf "%d,%.6g\n", 1750000000 + row * 600, value
+    }
+  }'
+}
+
+test_recording() {
+  local folder=$PWD/target/$target/recording
+  [ "$target" != "$host" ] || { echo "$target is this machine; nothing to compare"; return 0; }
+  cross/build.sh "$target"
+  cargo build --locked --quiet -p vedette-agent
+  mkdir -p "$folder"
+  make_recording >"$folder/values.csv"
+  target/debug/vedette-agent score --band "$folder/values.csv" >"$folder/here.csv"
+  "${emulator[@]}" "target/$target/edge/vedette-agent" score --band "$folder/values.csv" >"$folder/there.csv"
+  # What scores nothing is the same everywhere.
+  awk -F, '$3 >= 0.5 { odd++ } END { exit !(NR == 52561 && odd > 50 && odd < 5000) }' "$folder/here.csv" ||
+    fail "the recording is not scored as it should be: $folder/here.csv"
+  cmp "$folder/here.csv" "$folder/there.csv" || fail "$target differs from $host"
+  echo "the agents for $target and $host: the same scores in every digit"
+}
+
 test_units() (
   flags=()
   prepare_toolchain "$target" panic_unwind,test
@@ -89,7 +123,7 @@ test_memory() {
   [[ $target = x86_64-* ]] || fail "memory is measured on x86-64: QEMU's own would count elsewhere"
   cross/build.sh "$target"
   VEDETTE_AGENT=$PWD/target/$target/edge/vedette-agent \
-    cargo test --locked --quiet -p vedette-tests --test memory -- --ignored --nocapture
+    cargo test --locked --quiet -p vedette-tests --test memory -- --include-ignored --nocapture
 }
 
 test_end_to_end() {
@@ -107,8 +141,8 @@ case $target in
 esac
 for part in "${parts[@]}"; do
   case $part in
-    scores | units | end_to_end | memory | size) ;;
-    *) fail "unknown part $part; one of: scores units end_to_end memory size" ;;
+    scores | recording | units | end_to_end | memory | size) ;;
+    *) fail "unknown part $part; one of: scores recording units end_to_end memory size" ;;
   esac
   began=$SECONDS
   "test_$part"

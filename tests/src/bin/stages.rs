@@ -71,15 +71,14 @@ fn stage_score(states: &mut [(SeriesState, DeviationState)], round: i64, at: Wal
     let moment = Moment::new(at, 0);
     let mut series = 0;
     for states in states.chunks_exact_mut(LANES) {
-        let mut batch: heapless::Vec<Observation<'_>, LANES> = states
-            .iter_mut()
-            .map(|(state, deviation)| {
-                let value = value(series, round);
-                series += 1;
-                let ((state, week), learning) = (state.parts(), Learning::Normal);
-                Observation { state, week, deviation, moment, value, learning, in_event: false }
-            })
-            .collect();
+        let mut states = states.iter_mut();
+        let mut batch: [Observation<'_>; LANES] = std::array::from_fn(|_| {
+            let (state, deviation) = states.next().expect("a chunk has so many");
+            let value = value(series, round);
+            series += 1;
+            let ((state, week), learning) = (state.parts(), Learning::Normal);
+            Observation { state, week, deviation, moment, value, learning, in_event: false }
+        });
         black_box(batch::observe(&settings, &mut batch).courses);
     }
 }
