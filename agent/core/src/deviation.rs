@@ -9,6 +9,7 @@ use vedette_common::WallMs;
 use vedette_common::wire::{Course, Direction, Phase, Scorer, Shape};
 
 use crate::batch::Observation;
+use crate::score::transpose::Turn;
 use crate::score::words::{Block, read_row, words, write_row};
 use crate::score::{Beat, FlatLine, Gap, Moment, Rhythm, Score, Scores, Spread, Vanish, choose, print};
 
@@ -499,11 +500,12 @@ pub(crate) fn follow<const N: usize>(
     settings: &DeviationSettings,
     followed: &mut [Observation<'_>],
     scores: &Scores<N>,
+    turn: impl Turn<N>,
     meanwhile: &mut impl FnMut(usize, usize),
 ) -> [Option<Course>; N] {
     let mut block = Block::<WORDS, N>::new();
     let last = followed.len() - 1;
-    block.gather(core::array::from_fn(|lane| &followed[lane.min(last)].deviation.words));
+    block.gather(turn, core::array::from_fn(|lane| &followed[lane.min(last)].deviation.words));
     let (mut off, mut now, mut hours, mut prints) = ([0_u32; N], [0_u32; N], [0_u32; N], [0_u32; N]);
     let mut moment = followed[0].moment;
     let mut beat = Beat::new(moment);
@@ -539,7 +541,7 @@ pub(crate) fn follow<const N: usize>(
         block.write(lane, watch);
     }
     (0..N).for_each(|lane| meanwhile(7, lane));
-    block.scatter(followed.iter_mut().map(|one| &mut one.deviation.words));
+    block.scatter(turn, followed.iter_mut().map(|one| &mut one.deviation.words));
     let mut courses = [None; N];
     for (lane, one) in followed.iter_mut().enumerate().take(N) {
         meanwhile(8, lane);
@@ -572,6 +574,7 @@ fn unix_s(at: WallMs) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::score::transpose::Anywhere;
     use crate::score::{Learning, SeriesState};
 
     const SETTINGS: DeviationSettings = DeviationSettings {
@@ -597,7 +600,8 @@ mod tests {
             learning: Learning::Normal,
             in_event: score.combined > 0.0,
         };
-        let [course] = follow(&SETTINGS, &mut [observation], &Scores::<1>::said(x, score), &mut |_, _| ());
+        let [course] =
+            follow(&SETTINGS, &mut [observation], &Scores::<1>::said(x, score), Anywhere, &mut |_, _| ());
         course
     }
 

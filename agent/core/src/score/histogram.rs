@@ -5,7 +5,7 @@
 //! never let one outlier blind it: a single value widens the range by a bounded factor, and a range whose mass
 //! sits in a few bins is narrowed again. The hard case is the first values, when there is no range yet.
 
-use super::approximate::{Bounded, ln};
+use super::approximate::{Bounded, choose, ln};
 use super::morris;
 use super::words::words;
 
@@ -165,11 +165,17 @@ pub(super) fn surprisal(mass: f32, all: f32) -> f32 {
     all - ln(mass + UNSEEN)
 }
 
-/// Counts one value.
+/// The counter of a bin so many after the first of a window, of which these are the halves.
 #[inline(always)]
-pub(super) fn count(counters: &mut Counters, bin: u32, random: u32) {
+pub(super) fn counter(halves: [u32; 2], at: u32) -> u32 {
+    (choose(at < 4, halves[0], halves[1]) >> (8 * (at % 4))) & 0xff
+}
+
+/// Lets the counter of a bin grow by 1 or not.
+#[inline(always)]
+pub(super) fn grow(counters: &mut Counters, bin: u32, by: u32) {
     let counter = &mut counters[(bin as usize).min(BINS - 1)];
-    *counter = morris::increment(*counter, random);
+    *counter = counter.wrapping_add(by as u8);
 }
 
 /// The bits for each of the streams, of 32 that are random.
@@ -322,8 +328,11 @@ mod tests {
                 position = self.reach(x, n.into());
             }
             let window = self.range.window(position, mean_rate(1.0 / f32::from(n)), random);
-            let mass = mass(weighed(&self.counters, window.first), window.distance, window.falloff);
-            count(&mut self.counters, window.bin, random);
+            let halves = weighed(&self.counters, window.first);
+            let mass = mass(halves, window.distance, window.falloff);
+            let counter = counter(halves, window.bin - window.first);
+            assert_eq!(counter, u32::from(self.counters[window.bin as usize]));
+            grow(&mut self.counters, window.bin, morris::growth(counter, random));
             surprisal(mass, ln(f32::from(n)))
         }
     }

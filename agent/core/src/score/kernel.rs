@@ -8,8 +8,10 @@ use super::approximate::ln;
 use super::cadence::tenths;
 use super::combine::{self, Surprisals};
 use super::histogram::{self, Histogram, STREAMS};
+use super::morris;
 use super::season::{Place, Sides};
 use super::state::{Given, Head, Numbers, Scorers, VALUE_MAX, WORDS};
+use super::transpose::Turn;
 use super::week::Week;
 use super::words::Block;
 use super::{Direction, Learning, Moment, Score};
@@ -91,12 +93,13 @@ struct Left<const N: usize> {
 #[inline(always)]
 pub(crate) fn step<const N: usize>(
     seen: &mut [impl Observed],
+    turn: impl Turn<N>,
     meanwhile: &mut impl FnMut(usize, usize),
 ) -> Scores<N> {
     let brought = bring::<N>(seen, meanwhile);
     let mut block = Block::<WORDS, N>::new();
     let last = seen.len() - 1;
-    block.gather(core::array::from_fn(|lane| &seen[lane.min(last)].state().words));
+    block.gather(turn, core::array::from_fn(|lane| &seen[lane.min(last)].state().words));
     (0..N).for_each(|lane| meanwhile(1, lane));
     let (mut left, mut scores) = (Left::new(), Scores::new());
     forecast(&brought, &mut block, &mut left, &mut scores);
@@ -113,9 +116,10 @@ pub(crate) fn step<const N: usize>(
             reach(&mut block, &mut left, lane, state);
         }
     }
-    count(seen, &mut block, &left, &mut scores, meanwhile);
+    let windows = windows(&mut block, &left);
+    count(seen, &windows, &mut scores, meanwhile);
     (0..N).for_each(|lane| meanwhile(5, lane));
-    block.scatter(seen.iter_mut().map(|one| &mut one.parts().0.words));
+    block.scatter(turn, seen.iter_mut().map(|one| &mut one.parts().0.words));
     scores
 }
 
@@ -263,59 +267,105 @@ fn reach<const N: usize>(after: &mut Block<WORDS, N>, left: &mut Left<N>, lane: 
     after.write(lane, head);
 }
 
-/// Asks the histograms, and counts the values in them.
+/// Which counters are asked for the values, and which of them count those.
+struct Windows<const N: usize> {
+    first: [[u32; N]; STREAMS],
+    bins: [[u32; N]; STREAMS],
+    distance: [Lane<N>; STREAMS],
+    falloff: [Lane<N>; STREAMS],
+    randoms: [[u32; N]; STREAMS],
+    /// The logarithm of all values so far.
+    all: Lane<N>,
+}
+
 #[inline(always)]
-fn count<const N: usize>(
-    seen: &mut [impl Observed],
-    after: &mut Block<WORDS, N>,
-    left: &Left<N>,
-    scores: &mut Scores<N>,
-    meanwhile: &mut impl FnMut(usize, usize),
-) {
-    let (mut first, mut bins) = ([[0_u32; N]; STREAMS], [[0_u32; N]; STREAMS]);
-    let (mut distance, mut falloff) = ([[0.0_f32; N]; STREAMS], [[0.0_f32; N]; STREAMS]);
-    let mut randoms = [[0_u32; N]; STREAMS];
-    let mut all = [0.0_f32; N];
+fn windows<const N: usize>(after: &mut Block<WORDS, N>, left: &Left<N>) -> Windows<N> {
+    let (none, zero) = ([[0; N]; STREAMS], [[0.0; N]; STREAMS]);
+    let mut windows =
+        Windows { first: none, bins: none, distance: zero, falloff: zero, randoms: none, all: [0.0; N] };
     for lane in 0..N {
         let mut head: Head = after.read(lane);
         let (random, n, youth) = head.draw();
         let (random, rate) = (histogram::randoms(random), histogram::mean_rate(youth));
-        for stream in 0..STREAMS {
+        for (stream, random) in random.into_iter().enumerate() {
             let position = left.positions[stream][lane];
-            let window = head.ranges[stream].window(position, rate, random[stream]);
-            first[stream][lane] = window.first;
-            bins[stream][lane] = window.bin;
-            distance[stream][lane] = window.distance;
-            falloff[stream][lane] = window.falloff;
-            randoms[stream][lane] = random[stream];
+            let window = head.ranges[stream].window(position, rate, random);
+            windows.first[stream][lane] = window.first;
+            windows.bins[stream][lane] = window.bin;
+            windows.distance[stream][lane] = window.distance;
+            windows.falloff[stream][lane] = window.falloff;
+            windows.randoms[stream][lane] = random;
         }
-        all[lane] = ln(n.cast_signed() as f32);
+        windows.all[lane] = ln(n.cast_signed() as f32);
         after.write(lane, head);
     }
+    windows
+}
+
+/// Asks the histograms, and counts the values in them.
+#[inline(always)]
+fn count<const N: usize>(
+    seen: &mut [impl Observed],
+    windows: &Windows<N>,
+    scores: &mut Scores<N>,
+    meanwhile: &mut impl FnMut(usize, usize),
+) {
+    let Windows { first, bins, distance, falloff, randoms, all } = windows;
     (0..N).for_each(|lane| meanwhile(3, lane));
     let mut halves = [[[0_u32; N]; 2]; STREAMS];
     for (lane, one) in seen.iter_mut().enumerate().take(N) {
         meanwhile(4, lane);
+        let counters = &one.parts().0.counters;
         for stream in 0..STREAMS {
-            let counters = &mut one.parts().0.counters[stream];
-            let [lower, upper] = histogram::weighed(counters, first[stream][lane]);
+            let [lower, upper] = histogram::weighed(&counters[stream], first[stream][lane]);
             halves[stream][0][lane] = lower;
             halves[stream][1][lane] = upper;
-            histogram::count(counters, bins[stream][lane], randoms[stream][lane]);
         }
     }
+    let mut grown = [[0_u32; N]; STREAMS];
     for stream in 0..STREAMS {
         for lane in 0..N {
             let half = [halves[stream][0][lane], halves[stream][1][lane]];
             let mass = histogram::mass(half, distance[stream][lane], falloff[stream][lane]);
             scores.surprisals[stream][lane] = histogram::surprisal(mass, all[lane]);
+            let counter = histogram::counter(half, bins[stream][lane] - first[stream][lane]);
+            grown[stream][lane] = morris::growth(counter, randoms[stream][lane]);
+        }
+    }
+    for (lane, one) in seen.iter_mut().enumerate().take(N) {
+        let counters = &mut one.parts().0.counters;
+        for stream in 0..STREAMS {
+            histogram::grow(&mut counters[stream], bins[stream][lane], grown[stream][lane]);
         }
     }
 }
 
+impl Scores<16> {
+    /// Those of two halves.
+    #[inline(always)]
+    pub(crate) fn joined(a: &Scores<8>, b: &Scores<8>) -> Self {
+        Scores {
+            x: both(a.x, b.x),
+            expected: both(a.expected, b.expected),
+            usual: both(a.usual, b.usual),
+            strain: both(a.strain, b.strain),
+            residual: both(a.residual, b.residual),
+            ready: both(a.ready, b.ready),
+            next: both(a.next, b.next),
+            band: both(a.band, b.band),
+            surprisals: core::array::from_fn(|stream| both(a.surprisals[stream], b.surprisals[stream])),
+        }
+    }
+}
+
+#[inline(always)]
+fn both<T: Copy>(a: [T; 8], b: [T; 8]) -> [T; 16] {
+    core::array::from_fn(|lane| if lane < 8 { a[lane] } else { b[lane - 8] })
+}
+
 impl<const N: usize> Scores<N> {
     #[inline(always)]
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let none = [0.0; N];
         Scores {
             x: none,

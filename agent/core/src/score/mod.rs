@@ -40,7 +40,7 @@ mod state;
 mod strain;
 #[cfg(test)]
 mod tests;
-mod transpose;
+pub(crate) mod transpose;
 mod vanish;
 mod week;
 pub(crate) mod words;

@@ -24,11 +24,11 @@ pub(super) fn count_of(c: u32) -> f32 {
     f32::from_bits((c << SHIFT) + OFFSET.to_bits()) - OFFSET
 }
 
-/// The counter after one more event, given 32 uniform random bits: a step with probability `2^-e`.
+/// By what the counter `c` grows with one more event, given 32 uniform random bits: 1 with probability `2^-e`, else 0.
 #[inline(always)]
-pub(super) fn increment(c: u8, random: u32) -> u8 {
+pub(super) fn growth(c: u32, random: u32) -> u32 {
     let mask = (1_u32 << (c >> MANTISSA_BITS)) - 1;
-    c.saturating_add(u8::from(random & mask == 0))
+    u32::from((random & mask == 0) & (c < u32::from(u8::MAX)))
 }
 
 /// The counter that stands for `count` events, to the nearest step; not below zero, not above the top.
@@ -43,6 +43,10 @@ pub(super) fn from_count(count: f32) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn increment(c: u8, random: u32) -> u8 {
+        c + growth(c.into(), random) as u8
+    }
 
     #[test]
     fn every_counter_survives_the_way_through_its_count() {

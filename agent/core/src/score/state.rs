@@ -10,6 +10,7 @@ use super::forecast::{Forecast, Forecasted, Step};
 use super::histogram::{BINS, Counters, Histogram, Range, STREAMS};
 use super::kernel::{self, Lone};
 use super::season::{Place, Season, Sides};
+use super::transpose::Anywhere;
 use super::week::{WEEK, Week};
 use super::words::{HALF_WORD_MAX, Pair, read_row, words, write_row};
 use super::{Learning, Moment, Score};
@@ -191,7 +192,8 @@ impl SeriesState {
     /// Total: a value that is not finite counts as the nearest that is (not-a-number as zero), and time may
     /// stand still, run backwards or jump.
     pub fn update(&mut self, moment: Moment, value: f64, learning: Learning) -> Score {
-        kernel::step::<1>(&mut [Lone(self.parts(), (moment, value, learning))], &mut |_, _| ()).score(0)
+        kernel::step::<1>(&mut [Lone(self.parts(), (moment, value, learning))], Anywhere, &mut |_, _| ())
+            .score(0)
     }
 
     /// Whether it is time to borrow from a series of the same kind: its level is known, and nothing else.

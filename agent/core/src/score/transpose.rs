@@ -1,42 +1,184 @@
 //! Rows of words to columns: how several series become lanes, and lanes series again.
 //!
-//! It must never change a bit of a word. The hard case is that a compiler makes it a move for each word, sixty-four
-//! stores of four bytes that vectors are then loaded from; the instructions of x86-64 that shuffle four words at once have no
-//! safe name in stable Rust, so this is a file with `unsafe` in it. Why that is sound: all that they ask for is SSE2,
-//! which every x86-64 has, and addresses of sixteen bytes, which references to four words are.
-#![allow(unsafe_code, reason = "shuffles of SSE2 have no safe name although every x86-64 has them")]
+//! It must never change a bit of a word. The hard case is that a compiler makes it a move for each word, hundreds of
+//! stores of four bytes that vectors are then loaded from, which has to wait for the last of them; the instructions of
+//! x86-64 that shuffle words have no safe name in stable Rust, so this is a file with `unsafe` in it. Why that is sound:
+//! whoever has an [`Avx2`] or an [`Avx512`] says that the processor has it, and addresses are those of references to as
+//! many words as are loaded or stored.
+#![allow(unsafe_code, reason = "shuffles of vectors have no safe name, whatever the processor has")]
 
-/// Four rows to four columns.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-pub(super) fn transposed(rows: [&[u32; 4]; 4], columns: [&mut [u32; 4]; 4]) {
-    use core::arch::x86_64::{
-        __m128i, _mm_loadu_si128, _mm_storeu_si128, _mm_unpackhi_epi32, _mm_unpackhi_epi64,
-        _mm_unpacklo_epi32, _mm_unpacklo_epi64,
-    };
-    // SAFETY: SSE2 is part of x86-64; each address is that of a reference to sixteen bytes, and none has to be aligned.
-    unsafe {
-        let [a, b, c, d] = rows.map(|row| _mm_loadu_si128(core::ptr::from_ref(row).cast::<__m128i>()));
-        let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
-        let (upper_ab, upper_cd) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
-        let turned = [
-            _mm_unpacklo_epi64(ab, cd),
-            _mm_unpackhi_epi64(ab, cd),
-            _mm_unpacklo_epi64(upper_ab, upper_cd),
-            _mm_unpackhi_epi64(upper_ab, upper_cd),
-        ];
-        for (column, words) in columns.into_iter().zip(turned) {
-            _mm_storeu_si128(core::ptr::from_mut(column).cast::<__m128i>(), words);
-        }
+/// Four words of one series.
+pub(crate) type Quad = [u32; 4];
+
+/// How the words of `N` series become lanes on some processor.
+pub(crate) trait Turn<const N: usize>: Copy {
+    /// Four words each of `N` rows to four columns.
+    fn columns(self, rows: [&Quad; N]) -> [[u32; N]; 4];
+    /// Four columns to four words each of `N` rows.
+    fn rows(self, columns: [&[u32; N]; 4]) -> [Quad; N];
+}
+
+/// Any processor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Anywhere;
+
+impl<const N: usize> Turn<N> for Anywhere {
+    #[inline(always)]
+    fn columns(self, rows: [&Quad; N]) -> [[u32; N]; 4] {
+        core::array::from_fn(|word| core::array::from_fn(|lane| rows[lane][word]))
+    }
+
+    #[inline(always)]
+    fn rows(self, columns: [&[u32; N]; 4]) -> [Quad; N] {
+        core::array::from_fn(|lane| core::array::from_fn(|word| columns[word][lane]))
     }
 }
 
-/// Four rows to four columns.
-#[cfg(not(target_arch = "x86_64"))]
-#[inline(always)]
-pub(super) fn transposed(rows: [&[u32; 4]; 4], columns: [&mut [u32; 4]; 4]) {
-    for (j, column) in columns.into_iter().enumerate() {
-        *column = core::array::from_fn(|i| rows[i][j]);
+#[cfg(target_arch = "x86_64")]
+pub(crate) use vectors::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod vectors {
+    use core::arch::x86_64::*;
+    use core::mem::transmute;
+
+    use super::{Quad, Turn};
+
+    /// A processor with AVX2.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct Avx2(());
+
+    /// A processor with AVX-512 (F, BW, DQ and VL).
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct Avx512(());
+
+    impl Avx2 {
+        /// # Safety
+        /// The processor must have AVX2.
+        #[inline(always)]
+        pub(crate) unsafe fn new() -> Self {
+            Self(())
+        }
+    }
+
+    impl Avx512 {
+        /// # Safety
+        /// The processor must have AVX-512 F, BW, DQ and VL.
+        #[inline(always)]
+        pub(crate) unsafe fn new() -> Self {
+            Self(())
+        }
+    }
+
+    impl Turn<8> for Avx2 {
+        #[inline(always)]
+        fn columns(self, rows: [&Quad; 8]) -> [[u32; 8]; 4] {
+            // SAFETY: whoever made `self` said that the processor has AVX2.
+            unsafe { columns_of_8(rows) }
+        }
+
+        #[inline(always)]
+        fn rows(self, columns: [&[u32; 8]; 4]) -> [Quad; 8] {
+            // SAFETY: as above.
+            unsafe { rows_of_8(columns) }
+        }
+    }
+
+    impl Turn<16> for Avx512 {
+        #[inline(always)]
+        fn columns(self, rows: [&Quad; 16]) -> [[u32; 16]; 4] {
+            // SAFETY: whoever made `self` said that the processor has AVX-512.
+            unsafe { columns_of_16(rows) }
+        }
+
+        #[inline(always)]
+        fn rows(self, columns: [&[u32; 16]; 4]) -> [Quad; 16] {
+            // SAFETY: as above.
+            unsafe { rows_of_16(columns) }
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn columns_of_8(rows: [&Quad; 8]) -> [[u32; 8]; 4] {
+        // SAFETY: each address is that of a reference to sixteen bytes, and none has to be aligned.
+        let quad = |row: usize| unsafe { _mm_loadu_si128(core::ptr::from_ref(rows[row]).cast()) };
+        let two = |row: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quad(row)), quad(row + 4));
+        let turned = turn_8([two(0), two(1), two(2), two(3)]);
+        // SAFETY: vectors of eight words are eight words.
+        unsafe { transmute(turned) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn rows_of_8(columns: [&[u32; 8]; 4]) -> [Quad; 8] {
+        // SAFETY: each address is that of a reference to as many bytes, and none has to be aligned.
+        let column = |at: usize| unsafe { _mm256_loadu_si256(core::ptr::from_ref(columns[at]).cast()) };
+        let turned = turn_8([column(0), column(1), column(2), column(3)]);
+        let lower = turned.map(|two| _mm256_castsi256_si128(two));
+        let upper = turned.map(|two| _mm256_extracti128_si256::<1>(two));
+        // SAFETY: vectors of four words are four words.
+        unsafe { transmute([lower, upper]) }
+    }
+
+    /// Four by four words in each half.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn turn_8([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
+        let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+        let (upper_ab, upper_cd) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+        [
+            _mm256_unpacklo_epi64(ab, cd),
+            _mm256_unpackhi_epi64(ab, cd),
+            _mm256_unpacklo_epi64(upper_ab, upper_cd),
+            _mm256_unpackhi_epi64(upper_ab, upper_cd),
+        ]
+    }
+
+    #[target_feature(enable = "avx512f,avx512dq")]
+    #[inline]
+    fn columns_of_16(rows: [&Quad; 16]) -> [[u32; 16]; 4] {
+        // SAFETY: each address is that of a reference to sixteen bytes, and none has to be aligned.
+        let quad = |row: usize| unsafe { _mm_loadu_si128(core::ptr::from_ref(rows[row]).cast()) };
+        let four = |row: usize| {
+            let first = _mm512_castsi128_si512(quad(row));
+            let two = _mm512_inserti32x4::<1>(first, quad(row + 4));
+            let three = _mm512_inserti32x4::<2>(two, quad(row + 8));
+            _mm512_inserti32x4::<3>(three, quad(row + 12))
+        };
+        let turned = turn_16([four(0), four(1), four(2), four(3)]);
+        // SAFETY: vectors of sixteen words are sixteen words.
+        unsafe { transmute(turned) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512dq")]
+    #[inline]
+    fn rows_of_16(columns: [&[u32; 16]; 4]) -> [Quad; 16] {
+        // SAFETY: each address is that of a reference to as many bytes, and none has to be aligned.
+        let column = |at: usize| unsafe { _mm512_loadu_si512(core::ptr::from_ref(columns[at]).cast()) };
+        let turned = turn_16([column(0), column(1), column(2), column(3)]);
+        let quads = [
+            turned.map(|four| _mm512_castsi512_si128(four)),
+            turned.map(|four| _mm512_extracti32x4_epi32::<1>(four)),
+            turned.map(|four| _mm512_extracti32x4_epi32::<2>(four)),
+            turned.map(|four| _mm512_extracti32x4_epi32::<3>(four)),
+        ];
+        // SAFETY: vectors of four words are four words.
+        unsafe { transmute(quads) }
+    }
+
+    /// Four by four words in each quarter.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn turn_16([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+        let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+        let (upper_ab, upper_cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+        [
+            _mm512_unpacklo_epi64(ab, cd),
+            _mm512_unpackhi_epi64(ab, cd),
+            _mm512_unpacklo_epi64(upper_ab, upper_cd),
+            _mm512_unpackhi_epi64(upper_ab, upper_cd),
+        ]
     }
 }
 
@@ -44,15 +186,33 @@ pub(super) fn transposed(rows: [&[u32; 4]; 4], columns: [&mut [u32; 4]; 4]) {
 mod tests {
     use super::*;
 
+    fn every_word_finds_its_place<const N: usize>(turn: impl Turn<N>) {
+        let rows: [Quad; N] =
+            core::array::from_fn(|lane| core::array::from_fn(|word| (10 * lane + word) as u32));
+        let columns = turn.columns(rows.each_ref());
+        for (word, column) in columns.iter().enumerate() {
+            assert_eq!(*column, core::array::from_fn(|lane| (10 * lane + word) as u32));
+        }
+        assert_eq!(turn.rows(columns.each_ref()), rows);
+    }
+
     #[test]
-    fn every_word_finds_its_place() {
-        let rows: [[u32; 4]; 4] = core::array::from_fn(|i| core::array::from_fn(|j| (10 * i + j) as u32));
-        let mut columns = [[0; 4]; 4];
-        transposed(rows.each_ref(), columns.each_mut());
-        for i in 0..4 {
-            for j in 0..4 {
-                assert_eq!(columns[j][i], rows[i][j]);
-            }
+    fn words_find_their_places() {
+        every_word_finds_its_place::<1>(Anywhere);
+        every_word_finds_its_place::<8>(Anywhere);
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has it.
+            every_word_finds_its_place(unsafe { Avx2::new() });
+        }
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx512f")
+            && std::is_x86_feature_detected!("avx512bw")
+            && std::is_x86_feature_detected!("avx512dq")
+            && std::is_x86_feature_detected!("avx512vl")
+        {
+            // SAFETY: the processor has all of it.
+            every_word_finds_its_place(unsafe { Avx512::new() });
         }
     }
 }

@@ -6,7 +6,7 @@
 //! hard case is to have one text for both: a struct of numbers reads itself out of one lane and writes itself back,
 //! and the compiler takes such loops apart.
 
-use super::transpose::transposed;
+use super::transpose::Turn;
 
 /// Where words come from, one after the other.
 pub(crate) trait Source {
@@ -195,37 +195,28 @@ impl<const WORDS: usize, const N: usize> Block<WORDS, N> {
 
     /// Takes the words of as many series as there are lanes.
     #[inline(always)]
-    pub(crate) fn gather(&mut self, rows: [&[u32; WORDS]; N]) {
-        let mut lane = 0;
-        while lane + 4 <= N {
-            let four: [&[u32; WORDS]; 4] = core::array::from_fn(|i| rows[lane + i]);
-            for (chunk, columns) in self.0.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                let squares = four.map(|row| &row.as_chunks::<4>().0[chunk]);
-                transposed(squares, columns.each_mut().map(|column| part_mut(column, lane)));
-            }
-            lane += 4;
-        }
-        while lane < N {
-            for (numbers, word) in self.0.iter_mut().zip(rows[lane]) {
-                numbers[lane] = *word;
-            }
-            lane += 1;
+    pub(crate) fn gather(&mut self, turn: impl Turn<N>, rows: [&[u32; WORDS]; N]) {
+        const { assert!(WORDS.is_multiple_of(4)) };
+        for (chunk, columns) in self.0.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            *columns = turn.columns(rows.map(|row| &row.as_chunks::<4>().0[chunk]));
         }
     }
 
     /// Gives as many series as there are their words back.
     #[inline(always)]
-    pub(crate) fn scatter<'a>(&self, mut rows: impl Iterator<Item = &'a mut [u32; WORDS]>) {
-        for lane in (0..N).step_by(4) {
-            match [rows.next(), rows.next(), rows.next(), rows.next()] {
-                [Some(a), Some(b), Some(c), Some(d)] if lane + 4 <= N => {
-                    for (chunk, columns) in self.0.as_chunks::<4>().0.iter().enumerate() {
-                        let squares = columns.each_ref().map(|column| part(column, lane));
-                        let four = [&mut *a, &mut *b, &mut *c, &mut *d];
-                        transposed(squares, four.map(|row| &mut row.as_chunks_mut::<4>().0[chunk]));
-                    }
-                }
-                few => few.into_iter().flatten().zip(lane..N).for_each(|(row, lane)| self.give(lane, row)),
+    pub(crate) fn scatter<'a>(
+        &self,
+        turn: impl Turn<N>,
+        mut rows: impl Iterator<Item = &'a mut [u32; WORDS]>,
+    ) {
+        let rows: [Option<&mut [u32; WORDS]>; N] = core::array::from_fn(|_| rows.next());
+        if rows.iter().any(Option::is_none) {
+            return rows.into_iter().flatten().enumerate().for_each(|(lane, row)| self.give(lane, row));
+        }
+        let mut rows = rows.map(|row| row.expect("none is missing"));
+        for (chunk, columns) in self.0.as_chunks::<4>().0.iter().enumerate() {
+            for (row, quad) in rows.iter_mut().zip(turn.rows(columns.each_ref())) {
+                row.as_chunks_mut::<4>().0[chunk] = quad;
             }
         }
     }
@@ -235,15 +226,4 @@ impl<const WORDS: usize, const N: usize> Block<WORDS, N> {
             *word = numbers[lane];
         }
     }
-}
-
-/// Four lanes of a column.
-#[inline(always)]
-fn part<const N: usize>(column: &[u32; N], lane: usize) -> &[u32; 4] {
-    column[lane..].first_chunk().expect("there are four lanes more")
-}
-
-#[inline(always)]
-fn part_mut<const N: usize>(column: &mut [u32; N], lane: usize) -> &mut [u32; 4] {
-    column[lane..].first_chunk_mut().expect("there are four lanes more")
 }
