@@ -108,10 +108,10 @@ pub struct Region {
 pub struct Metric {
     /// Which deviations of its values are sent; default both. The others are counted.
     pub alarm_on: AlarmOn,
-    /// Whether its values only grow until what counts them begins anew; the rate a second is then scored. Default
-    /// false: what only grows from its first value on is found to be a counter after 40 values. StatsD's counters are
-    /// differences already and need nothing.
-    pub counter: bool,
+    /// Whether its values only grow until what counts them begins anew; the rate a second is then scored. Unless
+    /// it is said, what only grows from its first value on is found to be a counter after some 40 values; `false` is for
+    /// a gauge that may grow for long, a disk that fills. StatsD's counters are differences already and need nothing.
+    pub counter: Option<bool>,
 }
 
 /// Which direction of a deviation matters, as in the aggregator's config.

@@ -320,7 +320,7 @@ mod tests {
     fn what_a_reload_cannot_change_is_named() {
         let old = Config::default();
         assert!(fixed_changes(&old, &old).is_empty());
-        let metric = Metric { counter: true, ..Metric::default() };
+        let metric = Metric { counter: Some(true), ..Metric::default() };
         let metrics = [("bytes".to_owned(), metric)].into();
         let new = Config { metrics, drain_ms: 1, ..old.clone() };
         assert_eq!(fixed_changes(&old, &new), ["metrics"]);

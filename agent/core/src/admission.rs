@@ -28,14 +28,20 @@ impl Pipeline<'_> {
         let name = SeriesName::new(&self.settings.dimensions, defaults, observation)?;
         let identity = name.identity(self.key);
         let (interest, counter) = metric::look_up(&self.settings.metrics, &name.metric);
-        let origin = if counter && origin == Origin::Direct { Origin::Counter } else { origin };
+        let origin = if counter == Some(true) && origin == Origin::Direct { Origin::Counter } else { origin };
         let place = match self.table.find(identity) {
             // One name for a counter and a gauge, or for StatsD and line protocol, would mix two meanings.
             Some(place) if self.table.slot(place).origin.told() != origin => {
                 return Err(DropReason::UnsupportedType.into());
             }
             Some(place) => place,
-            None => self.admit(arrival, &name, identity, (origin, interest))?,
+            None => {
+                let place = self.admit(arrival, &name, identity, (origin, interest))?;
+                if counter == Some(false) {
+                    self.table.slot_mut(place).never_count();
+                }
+                place
+            }
         };
         self.table.respell(place, spelling);
         Ok(place)

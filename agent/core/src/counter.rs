@@ -17,7 +17,13 @@ const RESTART_COSTS: u16 = 16;
 const FALL_COSTS: u16 = 256;
 /// After a restart the value is at most what the greatest rate so far, this many times, gives since the value before.
 const RESTART_RATES: f32 = 4.0;
-/// Stands for a series that fell: it is a gauge as long as it lives.
+/// What is left of the greatest rate after each growth: one burst must not explain every fall for ever.
+const RATE_KEPT: f32 = 0.99;
+/// A rate counts as at most this, which is all that scorers take, so that sums stay finite.
+const RATE_MAX: f64 = crate::score::VALUE_MAX;
+/// For what a restart may explain, time counts as at least this, in milliseconds: values that come at once tell no rate.
+const STEP_MS_MIN: i64 = 1_000;
+/// Stands for a series that fell, or is told to be no counter: it is a gauge as long as it lives.
 const GAUGE: u16 = u16::MAX;
 
 /// What a value is worth to the scorers.
@@ -41,6 +47,13 @@ impl Slot {
             Origin::Direct => self.quiet_flushes != GAUGE,
             Origin::Counter | Origin::LearnedCounter => true,
             Origin::Free | Origin::Folded(_) | Origin::Overflow => false,
+        }
+    }
+
+    /// It is no counter, whatever it looks like.
+    pub(crate) fn never_count(&mut self) {
+        if self.origin == Origin::Direct {
+            self.quiet_flushes = GAUGE;
         }
     }
 
@@ -108,7 +121,7 @@ impl Slot {
     fn gain(&mut self, value: f64, grown: f64, step_ms: i64) -> f64 {
         let rate = rate(grown, step_ms);
         self.sum = value;
-        self.weight = self.weight.max(rate as f32);
+        self.weight = (RATE_KEPT * self.weight).max(self::rate(grown, step_ms.max(STEP_MS_MIN)) as f32);
         self.quiet_flushes = TRUST_MAX.min(self.quiet_flushes + u16::from(grown > 0.0));
         rate
     }
@@ -125,7 +138,7 @@ impl Slot {
 }
 
 fn rate(grown: f64, step_ms: i64) -> f64 {
-    grown * 1_000.0 / step_ms as f64
+    (grown / (step_ms as f64 * 0.001)).min(RATE_MAX)
 }
 
 #[cfg(test)]
@@ -192,6 +205,28 @@ mod tests {
         let mut below = slot(Origin::Direct);
         feed(&mut below, -500..0);
         assert!(!below.may_count());
+    }
+
+    #[test]
+    fn a_burst_does_not_explain_falls_for_ever() {
+        let mut saw = slot(Origin::Direct);
+        feed(&mut saw, (0..50).map(|n| if n == 0 { 0 } else { 1_000_000 + n }));
+        feed(&mut saw, (50..1_000).map(|n| 1_000_000 + n % 50));
+        assert!(!saw.may_count(), "it falls to a million each time, by far more than it grows in a second");
+    }
+
+    #[test]
+    fn what_is_told_to_be_no_counter_never_is() {
+        let mut slot = slot(Origin::Direct);
+        slot.never_count();
+        assert!(feed(&mut slot, 0..100).iter().zip(0..).all(|(worth, n)| *worth == Counted::Value(n.into())));
+    }
+
+    #[test]
+    fn rates_are_finite() {
+        let mut slot = slot(Origin::Counter);
+        let worth = [-1.7e308, 1.7e308].map(|value| slot.count(value, 1));
+        assert_eq!(worth, [Counted::Start, Counted::Value(RATE_MAX)]);
     }
 
     #[test]

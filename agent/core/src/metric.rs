@@ -17,9 +17,9 @@ pub struct MetricRule {
     /// Which deviations of it are sent; default both.
     pub interest: Interest,
     /// Whether its values only grow until the process that counts begins anew; its rate a second is then scored.
-    /// Default false: what only grows from its first value on is found to be a counter after 40 values. StatsD's
-    /// counters are differences already.
-    pub counter: bool,
+    /// Default `None`: what only grows from its first value on is found to be a counter after some 40 values, and with
+    /// `Some(false)` never is. StatsD's counters are differences already.
+    pub counter: Option<bool>,
 }
 
 /// The rules, the first one that fits counts.
@@ -37,10 +37,10 @@ impl MetricRule {
     }
 }
 
-/// The interest in `metric`, and whether it is a counter.
-pub(crate) fn look_up(rules: &MetricRules, metric: &str) -> (Interest, bool) {
+/// The interest in `metric`, and whether it is a counter, if that is known.
+pub(crate) fn look_up(rules: &MetricRules, metric: &str) -> (Interest, Option<bool>) {
     let rule = rules.iter().find(|rule| rule.fits(metric));
-    rule.map_or((Interest::Both, false), |rule| (rule.interest, rule.counter))
+    rule.map_or((Interest::Both, None), |rule| (rule.interest, rule.counter))
 }
 
 #[cfg(test)]
@@ -49,7 +49,7 @@ mod tests {
 
     fn fits(pattern: &str, metric: &str) -> bool {
         let pattern = heapless::String::try_from(pattern).expect("short");
-        MetricRule { pattern, interest: Interest::Both, counter: false }.fits(metric)
+        MetricRule { pattern, interest: Interest::Both, counter: None }.fits(metric)
     }
 
     #[test]

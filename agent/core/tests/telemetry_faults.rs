@@ -57,7 +57,10 @@ impl Agent {
         };
         for &(pattern, interest, counter) in rules {
             let pattern = heapless::String::try_from(pattern).unwrap();
-            settings.metrics.push(MetricRule { pattern, interest, counter }).unwrap();
+            settings
+                .metrics
+                .push(MetricRule { pattern, interest, counter: counter.then_some(true) })
+                .unwrap();
         }
         let memory = lend(&settings);
         let key = RecordKey { boot: BootId(0), lane: Lane::RollUps, sequence: Sequence(0) };

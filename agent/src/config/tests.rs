@@ -60,12 +60,12 @@ fn zones_come_from_the_config_first() {
 
 #[test]
 fn metrics_become_rules_and_the_narrowest_counts_first() {
-    let text = "[metrics.\"net*\"]\ncounter = true\n[metrics.\"*\"]\nalarm_on = \"rise\"\n[metrics.network]\nalarm_on = \"drop\"\n";
+    let text = "[metrics.\"net*\"]\ncounter = true\n[metrics.\"*\"]\nalarm_on = \"rise\"\ncounter = false\n[metrics.network]\nalarm_on = \"drop\"\n";
     let config = Config::parse(Path::new("a"), text).unwrap();
     let rules = config.pipeline_settings().metrics;
     let patterns: Vec<&str> = rules.iter().map(|rule| rule.pattern.as_str()).collect();
     assert_eq!(patterns, ["network", "net*", "*"]);
-    assert!(rules[1].counter && !rules[0].counter);
+    assert_eq!([rules[0].counter, rules[1].counter, rules[2].counter], [None, Some(true), Some(false)]);
     let errors = errors("[metrics.\"a*b\"]\ncounter = true\n[metrics.ok]\nalarm_on = \"fall\"\n");
     assert!(errors.iter().any(|error| error.contains("metrics.ok.alarm_on")), "{errors:?}");
 }

@@ -3,7 +3,7 @@
 //! Several are read with one call of the system (recvmmsg), and put one behind the other as lines, so that the engine
 //! scores them side by side as it does a stream's. Must never hold a datagram longer than its parsing takes. The hard case
 //! is a flood: after a batch the other tasks get their turn, and what the kernel's buffer cannot hold meanwhile is the
-//! kernel's to count.
+//! kernel's to count. Of the faults in a batch the log tells the first, and not whose it was; the counts have them all.
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
