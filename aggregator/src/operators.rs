@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use vedette_aggregator_core::{Scope, Silence};
+use vedette_aggregator_core::{Part, Scope, Silence};
 use vedette_common::WallMs;
 
+use crate::config::Config;
 use crate::store::{Label, Store, StoreError, UnixMs};
 
 /// The longest silence.
@@ -81,6 +82,20 @@ impl LabelKind {
             Self::Noise => "noise",
         }
     }
+}
+
+/// The names in `scope` that stand neither in the config nor in anything that an agent reported: a silence of them silences nothing
+/// so far.
+///
+/// # Errors
+/// What the store says.
+pub fn unknown(store: &Store, config: &Config, scope: &Scope) -> Result<Vec<String>, StoreError> {
+    let names = store.part("names")?.and_then(|body| serde_json::from_str::<Part>(&body).ok());
+    let all = || [&scope.region, &scope.device, &scope.stack].into_iter().flatten().map(String::as_str);
+    let unreported = names.and_then(|part| part.unreported(scope)).unwrap_or_else(|| all().collect());
+    let is_configured =
+        |name: &&str| !config.regions.contains_key(*name) && !config.stacks.contains_key(*name);
+    Ok(unreported.into_iter().filter(is_configured).map(str::to_owned).collect())
 }
 
 /// Stores a silence; gives its number.

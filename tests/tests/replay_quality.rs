@@ -11,7 +11,7 @@ use vedette_aggregator::calendar::Calendar;
 use vedette_aggregator::config::Config;
 use vedette_aggregator::replay::input::Input;
 use vedette_aggregator::replay::{Outputs, Replay};
-use vedette_tests::fleet::{Fleet, files, grade};
+use vedette_tests::fleet::{Fleet, files, grade, measure};
 
 const SEED: u64 = 11;
 const DAYS: u32 = 4;
@@ -37,6 +37,17 @@ fn replay(folder: &Path, run: &str) -> (String, String) {
     );
     let read = |name| fs::read_to_string(out(name)).expect("results were written");
     (read("alarms"), read("ledger"))
+}
+
+#[test]
+fn what_is_measured_in_process_is_what_a_replay_of_the_files_tells() {
+    let folder = tempfile::tempdir().expect("a folder for the fleet");
+    let fleet = Fleet::of_days(SEED, 2);
+    files::write(&fleet, folder.path()).expect("the folder is ours");
+    let (alarms, _) = replay(folder.path(), "files");
+    let judged = measure::judge(&fleet, &measure::record(&fleet), &measure::settings(&fleet));
+    assert!(alarms.lines().count() > 3, "{alarms}");
+    assert!(judged == alarms, "the frames of the agents give the alarms of the files, to the byte");
 }
 
 #[test]

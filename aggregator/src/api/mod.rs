@@ -175,7 +175,8 @@ async fn incidents(State(desk): State<Desk>, Query(filter): Query<Filter>) -> An
     let picture = desk.picture();
     let all = picture.open.iter().chain(&picture.suppressed).chain(&picture.resolved);
     let found: Vec<&IncidentView> = all.filter(|view| filter.takes(view)).collect();
-    let labels = desk.store.with(|store| store.labels()).await??;
+    let ids: Vec<String> = found.iter().map(|view| view.alarm.id.clone()).collect();
+    let labels = desk.store.with(move |store| store.labels(ids.iter().map(String::as_str))).await??;
     let labelled = |view: &IncidentView| {
         let mut object = serde_json::to_value(view)?;
         object["label"] = serde_json::to_value(labels.get(&view.alarm.id))?;
@@ -188,7 +189,9 @@ async fn incidents(State(desk): State<Desk>, Query(filter): Query<Filter>) -> An
 async fn ended(State(desk): State<Desk>, Query(filter): Query<Filter>) -> Answer {
     let limit = filter.limit.unwrap_or(ROWS_MAX).min(ROWS_MAX);
     let read = move |store: &mut crate::store::Store| {
-        Ok::<_, StoreError>((store.ended_incidents(limit)?, store.labels()?))
+        let rows = store.ended_incidents(limit)?;
+        let labels = store.labels(rows.iter().map(|(row, _)| row.id.as_str()))?;
+        Ok::<_, StoreError>((rows, labels))
     };
     let (rows, labels) = desk.store.with(read).await??;
     let read = |(row, notified): &(crate::store::Incident, bool)| {

@@ -43,7 +43,7 @@ struct Figures {
     resident_bytes: u64,
 }
 
-/// Time spent and things done in it.
+/// Processor time spent and things done in it.
 #[derive(Debug, Default)]
 struct Meter {
     spent: Duration,
@@ -68,26 +68,28 @@ fn measure(limit: Duration) -> anyhow::Result<Figures> {
         (0..AGENTS).map(|it| AgentId::parse(&format!("agent-{it}"))).collect::<Result<Vec<_>, _>>()?;
     let mut meters = [Meter::default(), Meter::default()];
     let mut decisions = Vec::new();
-    let mut buffer = vec![0; FRAME_BYTES_MAX];
     let begun = Instant::now();
     let mut window = 0_u64;
     while begun.elapsed() < limit {
         let end = START.plus_ms((window as i64 + 1) * i64::from(WINDOW_MS));
         let now = Now { mono: MonoMs((window + 1) * u64::from(WINDOW_MS)), wall: end };
-        for (number, agent) in agents.iter().enumerate() {
-            for lane in Lane::ALL {
-                let length = encode(&summary(number, window, lane), &mut buffer)?;
-                receive(&mut core, now, agent, &buffer[..length], &mut meters)?;
+        for lane in Lane::ALL {
+            let frames = frames(agents.len(), window, lane)?;
+            let meter = &mut meters[lane.index()];
+            let before = processor_time(begun);
+            for (agent, frame) in agents.iter().zip(&frames) {
+                meter.done += receive(&mut core, now, agent, frame)?;
             }
+            meter.spent += processor_time(begun).saturating_sub(before);
         }
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), processor_time(begun));
         core.handle_deadline(Now { mono: now.mono, wall: end.plus_ms(1_000) });
         while core.poll_effect().is_some() {}
-        let decision = started.elapsed();
+        let spent = processor_time(begun).saturating_sub(before);
         // Every summary of the window has its share in the decision.
-        meters.iter_mut().for_each(|meter| meter.spent += decision / 2);
+        meters.iter_mut().for_each(|meter| meter.spent += spent / 2);
         if decisions.len() < DECISIONS_MAX {
-            decisions.push(decision);
+            decisions.push(started.elapsed());
         }
         core.forget_changes();
         window += 1;
@@ -108,23 +110,32 @@ fn settings() -> Settings {
     Settings { metrics: BTreeMap::from([("activity".to_owned(), traffic)]), ..Settings::default() }
 }
 
-/// Takes one frame the whole way into its window, and adds its records and the time to the meter of its lane.
-fn receive(
-    core: &mut Aggregator,
-    now: Now,
-    agent: &AgentId,
-    bytes: &[u8],
-    meters: &mut [Meter; 2],
-) -> anyhow::Result<()> {
-    let started = Instant::now();
+/// What all agents say of one window in one lane, as it travels.
+fn frames(agents: usize, window: u64, lane: Lane) -> anyhow::Result<Vec<Vec<u8>>> {
+    let frame = |agent| {
+        let mut frame = vec![0; FRAME_BYTES_MAX];
+        let length = encode(&summary(agent, window, lane), &mut frame)?;
+        frame.truncate(length);
+        Ok(frame)
+    };
+    (0..agents).map(frame).collect()
+}
+
+/// Takes one frame the whole way into its window; gives the number of its records.
+fn receive(core: &mut Aggregator, now: Now, agent: &AgentId, bytes: &[u8]) -> anyhow::Result<u64> {
     let (frame, _) = Frame::parse(bytes)?;
     let summary: Summary = decode(&frame)?;
     core.handle_summary(now, agent, &AllowedRegions::All, &summary);
     while core.poll_effect().is_some() {}
-    let meter = &mut meters[summary.key.lane.index()];
-    meter.spent += started.elapsed();
-    meter.done += (summary.deviations.len() + summary.roll_ups.len()) as u64;
-    Ok(())
+    Ok((summary.deviations.len() + summary.roll_ups.len()) as u64)
+}
+
+/// The processor time of this thread, so that it counts for nothing what else the machine does; the time since `begun` where the
+/// kernel does not tell. The kernel counts in ticks of some milliseconds: only sums over many windows say something.
+fn processor_time(begun: Instant) -> Duration {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let told = told.as_deref().and_then(|it| it.split(' ').next()?.parse::<u64>().ok());
+    told.map_or_else(|| begun.elapsed(), Duration::from_nanos)
 }
 
 /// What an agent says of one window in one lane. In every tenth window a stack of every eighth region has lost half its

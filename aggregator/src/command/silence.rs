@@ -108,8 +108,18 @@ fn add_silence(add: Add) -> anyhow::Result<()> {
         author: super::label::author(add.author),
         comment: add.comment,
     };
-    let (number, _) = operators::silence(&mut store(&add.place)?, new, now)?;
+    let config = Config::load(add.place.config.as_deref())?;
+    let mut store = Store::open(&StateFolder::open(&config.state_dir)?)?;
+    let unknown = operators::unknown(&store, &config, &new.scope)?;
+    let (number, _) = operators::silence(&mut store, new, now)?;
     writeln!(std::io::stdout(), "{number}")?;
+    if !unknown.is_empty() {
+        let names = unknown.join(", ");
+        writeln!(
+            std::io::stderr(),
+            "warning: neither the config nor any agent names {names}: the silence holds, and silences nothing there so far"
+        )?;
+    }
     Ok(())
 }
 

@@ -74,7 +74,11 @@ pub struct Line<'a> {
     pub(super) body: Body<'a>,
 }
 
-impl Line<'_> {
+impl<'a> Line<'a> {
+    /// A line of line protocol with the time that it carries in that unit.
+    pub const fn of_line_protocol(at: WallMs, bytes: &'a [u8], precision: Precision) -> Self {
+        Self { at, body: Body::LineProtocol { bytes, precision } }
+    }
     /// The region that the tag `tag` names.
     pub(super) fn region(&self, tag: &str) -> Cow<'_, str> {
         let found = match &self.body {

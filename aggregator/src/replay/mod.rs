@@ -1,38 +1,31 @@
 //! Replay: recorded telemetry through the agent's scoring and the region's judgement, in virtual time.
 //!
-//! Owns virtual time and the virtual agents, one for each region. Must never read a clock or hold more of the input
-//! than its lateness asks for: the same files and config give the same alarms, byte for byte. The hard case is the
-//! order of what falls due together: windows close in the order of the regions' appearance, then the core judges.
+//! Owns virtual time; the virtual agents stand in `agents.rs`, the region's side in `judging.rs`. Must never read a clock or
+//! hold more of the input than its lateness asks for: the same files and config give the same alarms, byte for byte. The hard
+//! case is the order of what falls due together: windows close in the order of the regions' appearance, then the core judges.
 
+mod agents;
 pub mod input;
+mod judging;
+pub mod recording;
 pub mod row;
 mod virtual_agent;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 
-use chrono_tz::Tz;
 use serde::Serialize;
 use vedette_agent_core::parse::Precision;
-use vedette_aggregator_core::{
-    Aggregator, Alarm, AllowedRegions, Basis, Effect, IncidentState, ScheduleEntry,
-};
-use vedette_common::wire::Summary;
-use vedette_common::{BootId, Lane, MonoMs, Now, RecordKey, Sequence, WallMs};
+use vedette_common::{MonoMs, Now, WallMs};
 
-use crate::calendar::{Calendar, Occurrence, Span};
+use crate::calendar::Calendar;
 use crate::config::Config;
+use agents::Agents;
+pub use agents::schedule;
 use input::Line;
-use virtual_agent::VirtualAgent;
+pub use judging::{Judging, Outputs};
 
 /// Virtual agents, one for each region; lines of further regions are dropped and counted.
 pub const AGENTS_MAX: usize = 64;
-/// How often clocks and calendars are looked at: no zone changes its offset between two quarters of an hour.
-const UPKEEP_MS: i64 = 15 * 60_000;
-/// How far back the calendar reaches, so that an event that began before the data is known.
-const CALENDAR_PAST_MS: i64 = 31 * 86_400_000;
-/// Records of any age are judged.
-const NEVER_MS: i64 = i64::MAX / 4;
 
 /// What a replay did, as its last line says.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -57,6 +50,9 @@ pub struct Report {
     pub decisions: u64,
     /// See `decisions`.
     pub decisions_derived: u64,
+    /// The first of those that did not, each with what differs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub decisions_differing: Vec<String>,
     /// Calendar entries that could be read.
     pub calendar_entries: u64,
     /// Calendar entries that could not.
@@ -65,69 +61,24 @@ pub struct Report {
     pub seconds: f64,
 }
 
-/// Where the results go: one JSON object a line.
-pub struct Outputs {
-    /// Every state that an incident enters.
-    pub alarms: Box<dyn Write>,
-    /// Every decision not to notify.
-    pub ledger: Box<dyn Write>,
-}
-
-/// How one incident fared.
-#[derive(Clone, Copy)]
-struct Course {
-    state: IncidentState,
-    paged: bool,
-}
-
 /// A replay under way.
 pub struct Replay<'c> {
     config: &'c Config,
-    outputs: Outputs,
-    core: Aggregator,
-    agents: Vec<VirtualAgent>,
-    places: BTreeMap<String, usize>,
-    calendar: Calendar,
-    zones: BTreeMap<String, Tz>,
-    occurrences: Vec<Occurrence>,
-    summary: Box<Summary>,
-    dropped: BTreeMap<&'static str, u64>,
-    incidents: BTreeMap<String, Course>,
-    /// The state told last, and how many decisions there were and came out again.
-    told: Option<Box<Alarm>>,
-    decisions: (u64, u64),
+    judging: Judging,
+    agents: Agents<'c>,
     first: Option<WallMs>,
     now: WallMs,
-    next_wake: Option<WallMs>,
-    next_upkeep: WallMs,
-    calendar_until: WallMs,
 }
 
 impl<'c> Replay<'c> {
-    /// A replay that has seen nothing. The age of records means nothing in virtual time.
+    /// A replay that has seen nothing.
     pub fn new(config: &'c Config, calendar: Calendar, outputs: Outputs) -> Self {
-        let mut settings = config.core_settings();
-        (settings.timing.past_max_ms, settings.timing.history_after_ms) = (NEVER_MS, NEVER_MS);
-        let key = RecordKey { boot: BootId(1), lane: Lane::RollUps, sequence: Sequence(0) };
         Self {
             config,
-            outputs,
-            core: Aggregator::new(settings),
-            agents: Vec::new(),
-            places: BTreeMap::new(),
-            calendar,
-            zones: config.regions.keys().map(|name| (name.clone(), config.timezone(name))).collect(),
-            occurrences: Vec::new(),
-            summary: Box::new(Summary::new(key, WallMs(0), config.replay.window_ms)),
-            dropped: BTreeMap::new(),
-            incidents: BTreeMap::new(),
-            told: None,
-            decisions: (0, 0),
+            judging: Judging::new(config.core_settings(), outputs),
+            agents: Agents::new(config, calendar),
             first: None,
             now: WallMs(i64::MIN),
-            next_wake: None,
-            next_upkeep: WallMs(i64::MIN),
-            calendar_until: WallMs(i64::MIN),
         }
     }
 
@@ -139,192 +90,64 @@ impl<'c> Replay<'c> {
         self.first.get_or_insert(line.at);
         self.advance(line.at)?;
         let now = self.virtual_now();
-        let region = line.region(&self.config.dimensions.region);
-        let Some(place) = self.place(&region, now) else {
-            *self.dropped.entry("cell_limit").or_default() += 1;
-            return Ok(());
-        };
-        let agent = &mut self.agents[place];
-        if let Some(reason) = agent.take(now, line) {
-            *self.dropped.entry(reason).or_default() += 1;
-        }
-        self.next_wake = self.next_wake.into_iter().chain(agent.pipeline.poll_deadline()).min();
+        let judging = &mut self.judging;
+        self.agents.take(now, line, &mut |birth| judging.handle_birth(now.wall, birth));
         Ok(())
     }
 
-    /// Closes the last window and says what was done.
+    /// Closes and judges the last windows, and says what was done.
     ///
     /// # Errors
     /// When the results cannot be written.
     pub fn finish(mut self, input_dropped: &BTreeMap<&'static str, u64>) -> std::io::Result<Report> {
+        let mut span_ms = 0;
         if let Some(first) = self.first {
-            let last = self.now;
-            let window_ms = self.config.replay.window_ms;
-            let settle_ms = self.config.core_settings().timing.settle_ms;
-            let end = last.window_start(window_ms).plus_ms(i64::from(window_ms) + settle_ms);
+            span_ms = self.now.ms_since(first);
+            // A window waits for agents that were silent in the end, and no longer than this.
+            let end = self.agents.last_close(self.now);
             self.advance(end)?;
-            self.outputs.alarms.flush()?;
-            self.outputs.ledger.flush()?;
-            return Ok(self.report(input_dropped, last.ms_since(first)));
+            self.judging
+                .advance(&mut self.now, end.plus_ms(self.config.core_settings().timing.lateness_ms))?;
+            self.judging.flush()?;
         }
-        Ok(self.report(input_dropped, 0))
-    }
-
-    fn report(&self, input_dropped: &BTreeMap<&'static str, u64>, span_ms: i64) -> Report {
         let mut report = Report {
-            dropped: self.dropped.clone(),
-            windows: self.core.counts().windows_judged,
-            decisions: self.decisions.0,
-            decisions_derived: self.decisions.1,
-            calendar_entries: self.calendar.len() as u64,
+            dropped: input_dropped.iter().map(|(reason, count)| (*reason, *count)).collect(),
+            calendar_entries: self.agents.calendar_entries(),
             seconds: span_ms as f64 / 1000.0,
             ..Report::default()
         };
-        for (reason, count) in input_dropped {
-            *report.dropped.entry(reason).or_default() += count;
-        }
-        report.observations = report.dropped.values().sum();
-        for agent in &self.agents {
-            let counts = agent.pipeline.counts();
-            report.observations += counts.observed;
-            report.scored += counts.scored;
-            report.series += u64::from(counts.series);
-            for (reason, count) in counts.drops.iter().filter(|(_, count)| *count > 0) {
-                *report.dropped.entry(reason.as_str()).or_default() += count;
-            }
-        }
-        for course in self.incidents.values() {
-            *report.incidents.entry(course.state.as_str()).or_default() += 1;
-            report.paged += u64::from(course.paged);
-            report.suppressed += u64::from(!course.paged);
-        }
-        report
+        self.judging.report(&mut report);
+        self.agents.report(&mut report);
+        Ok(report)
     }
 
     fn virtual_now(&self) -> Now {
-        let since = self.now.ms_since(self.first.unwrap_or(self.now));
-        Now { mono: MonoMs(since.unsigned_abs()), wall: self.now }
+        virtual_now(self.first, self.now)
     }
 
     /// Lets virtual time pass until `at`, with everything that falls due on the way, in order.
     fn advance(&mut self, at: WallMs) -> std::io::Result<()> {
-        while let Some(wake) = self.next_wake.filter(|wake| *wake <= at) {
+        while let Some(wake) = self.agents.deadline().into_iter().chain(self.judging.deadline()).min() {
+            if wake > at {
+                break;
+            }
             self.now = self.now.max(wake);
-            self.wake()?;
+            let (now, judging) = (self.virtual_now(), &mut self.judging);
+            self.agents.close(now, &mut |_, agent, summary| judging.handle_summary(now.wall, agent, summary));
+            self.judging.handle_deadline(now.wall)?;
         }
         self.now = self.now.max(at);
-        if self.now >= self.next_upkeep {
-            self.keep_up();
+        if let Some(entries) = self.agents.keep_up(self.now) {
+            self.judging.handle_calendar(entries);
         }
         Ok(())
     }
+}
 
-    /// Closes the windows that are due and lets the core judge.
-    fn wake(&mut self) -> std::io::Result<()> {
-        let now = self.virtual_now();
-        for place in 0..self.agents.len() {
-            while self.agents[place].pipeline.poll_deadline().is_some_and(|due| due <= now.wall) {
-                self.agents[place].pipeline.handle_deadline(now);
-                self.drain(place, now);
-            }
-        }
-        if self.core.poll_deadline().is_some_and(|due| due <= now.wall) {
-            self.core.handle_deadline(now);
-        }
-        self.write_effects()?;
-        let windows = self.agents.iter().filter_map(|agent| agent.pipeline.poll_deadline());
-        self.next_wake = windows.chain(self.core.poll_deadline()).min();
-        Ok(())
-    }
-
-    /// Hands the summaries of a closed window to the core, as if they had come over a perfect wire.
-    fn drain(&mut self, place: usize, now: Now) {
-        let agent = &mut self.agents[place];
-        while agent.pipeline.poll_summary(&mut self.summary) {
-            agent.label(&mut self.summary);
-            self.core.handle_summary(now, &agent.id, &AllowedRegions::All, &self.summary);
-        }
-    }
-
-    fn write_effects(&mut self) -> std::io::Result<()> {
-        while let Some(effect) = self.core.poll_effect() {
-            match effect {
-                Effect::Incident(alarm) => {
-                    write_line(&mut self.outputs.alarms, &alarm)?;
-                    let course = self
-                        .incidents
-                        .entry(alarm.id.clone())
-                        .or_insert(Course { state: alarm.state, paged: false });
-                    course.state = alarm.state;
-                    course.paged |= alarm.state == IncidentState::Open;
-                    self.told = Some(alarm);
-                }
-                Effect::Ledger(entry) => write_line(&mut self.outputs.ledger, &entry)?,
-                Effect::Basis { basis, .. } => self.derive(&basis)?,
-                Effect::Refuse { reason, .. } => *self.dropped.entry(reason.as_str()).or_default() += 1,
-                Effect::Acknowledge { .. } => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Decides once more what was told just before, from its basis as it would be stored.
-    fn derive(&mut self, basis: &Basis) -> std::io::Result<()> {
-        let Some(told) = self.told.take() else { return Ok(()) };
-        let stored: Basis = serde_json::from_slice(&serde_json::to_vec(basis)?)?;
-        let told: Alarm = serde_json::from_slice(&serde_json::to_vec(&told)?)?;
-        self.decisions.0 += 1;
-        self.decisions.1 += u64::from(stored.derive(&told).equal);
-        Ok(())
-    }
-
-    /// The virtual agent of a region; a new one is made for a region not seen before.
-    fn place(&mut self, region: &str, now: Now) -> Option<usize> {
-        if let Some(place) = self.places.get(region) {
-            return Some(*place);
-        }
-        if self.agents.len() >= AGENTS_MAX {
-            return None;
-        }
-        let zone = self.config.timezone(region);
-        let mut agent = VirtualAgent::new(self.agents.len(), region, zone, self.config)?;
-        agent.keep_up(now.wall, &self.occurrences);
-        self.core.handle_birth(now, &agent.id, &agent.birth(now.wall));
-        self.agents.push(agent);
-        self.places.insert(region.to_owned(), self.agents.len() - 1);
-        Some(self.agents.len() - 1)
-    }
-
-    /// Sets the clocks of the regions, and expands the calendar anew when virtual time nears its horizon.
-    fn keep_up(&mut self) {
-        let now = self.now;
-        self.next_upkeep = WallMs(now.0 - now.0.rem_euclid(UPKEEP_MS) + UPKEEP_MS);
-        if !self.calendar.is_empty() && now >= self.calendar_until {
-            self.expand_calendar();
-        }
-        for agent in &mut self.agents {
-            agent.keep_up(now, &self.occurrences);
-        }
-        // Nobody commits in a replay; forgetting the changes keeps the list of them short.
-        self.core.forget_changes();
-    }
-
-    fn expand_calendar(&mut self) {
-        let horizon_ms = i64::from(self.config.limits.calendar_horizon_days) * 86_400_000;
-        let span = Span { from: self.now.plus_ms(-CALENDAR_PAST_MS), until: self.now.plus_ms(horizon_ms) };
-        let most = self.config.limits.calendar_entries_max as usize;
-        let expansion = self.calendar.expand(span, &self.zones, most);
-        self.calendar_until = self.now.plus_ms(horizon_ms / 2);
-        let entry = |it: &Occurrence| ScheduleEntry {
-            from: it.from,
-            until: it.until,
-            region: it.region.clone(),
-            class: it.class.clone(),
-            title: it.title.clone(),
-        };
-        self.core.handle_calendar(expansion.occurrences.iter().map(entry).collect());
-        self.occurrences = expansion.occurrences;
-    }
+/// Virtual time, of which monotonic time counts from the first line.
+fn virtual_now(first: Option<WallMs>, now: WallMs) -> Now {
+    let since = now.ms_since(first.unwrap_or(now));
+    Now { mono: MonoMs(since.unsigned_abs()), wall: now }
 }
 
 /// The unit of timestamps in line protocol, as the config names it.
@@ -335,11 +158,6 @@ pub(crate) fn precision(config: &Config) -> Precision {
         crate::config::TimestampUnit::Ms => Precision::Milliseconds,
         crate::config::TimestampUnit::S => Precision::Seconds,
     }
-}
-
-fn write_line<T: Serialize>(out: &mut dyn Write, object: &T) -> std::io::Result<()> {
-    serde_json::to_writer(&mut *out, object)?;
-    out.write_all(b"\n")
 }
 
 #[cfg(test)]

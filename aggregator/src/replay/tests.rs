@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
+use std::io::Write;
 use std::path::PathBuf;
 use std::rc::Rc;
 

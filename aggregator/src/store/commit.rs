@@ -3,7 +3,7 @@
 //! The hard case is a kill around it: before the commit nothing was acknowledged or told, so the agent sends again; after it the
 //! sessions among the parts say that the record was applied, so its coming again changes nothing.
 
-use rusqlite::{Transaction, TransactionBehavior, params};
+use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::{Store, StoreError, UnixMs};
 
@@ -90,6 +90,15 @@ impl Store {
         let mut statement = self.connection.prepare("SELECT key, body FROM core_parts ORDER BY key")?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// One part of the core's state as JSON, if it was committed.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn part(&self, key: &str) -> Result<Option<String>, StoreError> {
+        let mut statement = self.connection.prepare("SELECT body FROM core_parts WHERE key = ?1")?;
+        Ok(statement.query_row([key], |row| row.get(0)).optional()?)
     }
 }
 

@@ -170,18 +170,21 @@ impl Store {
         Ok(row.optional()?)
     }
 
-    /// What was said of incidents, by id: at most one label for each incident that is kept.
+    /// What was said of the incidents `ids`, by id; the labels of others are not looked at.
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn labels(&self) -> Result<BTreeMap<String, Label>, StoreError> {
-        let mut statement =
-            self.connection.prepare_cached("SELECT id, label, author, comment, written_ms FROM labels")?;
-        let rows = statement.query_map([], |row| {
-            let (label, author, comment) = (row.get(1)?, row.get(2)?, row.get(3)?);
-            Ok((row.get(0)?, Label { label, author, comment, written_ms: row.get(4)? }))
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+    pub fn labels<'i>(
+        &self,
+        ids: impl IntoIterator<Item = &'i str>,
+    ) -> Result<BTreeMap<String, Label>, StoreError> {
+        let mut labels = BTreeMap::new();
+        for id in ids {
+            if let Some(label) = self.label(id)? {
+                labels.insert(id.to_owned(), label);
+            }
+        }
+        Ok(labels)
     }
 
     /// The present versions.

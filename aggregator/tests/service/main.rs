@@ -14,6 +14,7 @@ mod notifiers;
 mod operations;
 mod overload;
 mod program;
+mod replayed;
 mod restart;
 mod silences;
 mod traffic;

@@ -21,6 +21,21 @@ const FUTURE_WINDOWS: u64 = 28;
 /// Judges at once what a lone agent sends.
 const JUDGE: &str = "[notify]\nstdout = false\n[metrics.activity]\nrole = \"traffic\"\nalarm_on = \"drop\"\n";
 
+#[test]
+fn a_silence_of_what_nobody_names_is_taken_with_a_warning() {
+    let program = crate::program::Program::new(false, "[regions.uk]\n");
+    let add = |region: &str| {
+        let output =
+            program.command(&["silence", "add", "--for", "1h", "--comment", "why", "--region", region], "");
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = add("ku");
+    assert!(said.contains("ku") && said.contains("silences nothing there so far"), "{said}");
+    assert_eq!(add("uk"), "", "the config names it");
+    assert_eq!(program.order(&["silence", "list"], "").lines().count(), 2, "both hold");
+}
+
 /// What a command of the program prints.
 fn order(folder: &Path, args: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_vedette-aggregator"))

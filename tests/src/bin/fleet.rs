@@ -11,9 +11,10 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use vedette_aggregator::replay::recording::Recording;
 use vedette_aggregator_core::Ingredients;
 use vedette_tests::fleet::grade::{self, Grade};
-use vedette_tests::fleet::measure::{self, Recording};
+use vedette_tests::fleet::measure;
 use vedette_tests::fleet::table::{self, Seeds};
 use vedette_tests::fleet::{Fleet, Options, files};
 
@@ -170,7 +171,7 @@ fn tell(seeds: &Seeds, options: &Options, told: &Told) -> Result<()> {
         let fleet = Fleet::new(seed, options);
         let recording = recording(&fleet, options, told.keep.as_deref())?;
         let settings = measure::settings(&fleet);
-        let alarms = recording.judge(&fleet, &settings);
+        let alarms = measure::judge(&fleet, &recording, &settings);
         if let Some(folder) = &told.keep {
             fs::write(kept(folder, &fleet, options, "alarms.ndjson"), &alarms)?;
         }

@@ -114,10 +114,8 @@ pub fn config(fleet: &Fleet) -> String {
     if fleet.errors && fleet.world.stacks.iter().any(|stack| stack.latency_ms.is_some()) {
         out.push_str("\n[metrics.latency]\nrole = \"latency\"\nalarm_on = \"rise\"\n");
     }
-    if fleet.interval_s != INTERVAL_S {
-        // Writing to a string cannot fail.
-        let _ = write!(out, "\n[replay]\nwindow_ms = {}\n", fleet.interval_s * 1_000);
-    }
+    // No region has more series; writing to a string cannot fail.
+    let _ = write!(out, "\n[replay]\nseries_max = 512\nwindow_ms = {}\n", fleet.interval_s * 1_000);
     for region in &fleet.world.regions {
         let _ = write!(out, "\n[regions.{}]\ntimezone = \"{}\"\n", region.name, region.zone);
     }
