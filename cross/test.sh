@@ -27,8 +27,8 @@ case $target in
   aarch64-*) emulator=(qemu-aarch64-static) ;;
   armv7-*-gnueabihf) emulator=(qemu-arm-static -L /usr/arm-linux-gnueabihf) ;;
   armv7-*) emulator=(qemu-arm-static) ;;
-  thumbv7em-*) emulator=(timeout 600 qemu-system-arm -machine mps2-an386 "${semihosting[@]}") ;;
-  thumbv6m-*) emulator=(timeout 600 qemu-system-arm -machine microbit "${semihosting[@]}") ;;
+  thumbv7em-*) emulator=(timeout 3600 qemu-system-arm -machine mps2-an386 "${semihosting[@]}") ;;
+  thumbv6m-*) emulator=(timeout 3600 qemu-system-arm -machine microbit "${semihosting[@]}") ;;
   *) fail "unknown target $target; one of: $targets $boards" ;;
 esac
 if [[ $target = thumb* ]]; then parts=(scores); fi

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Runs everything that continuous integration runs: installs what the tests need, then format, lints, documentation,
-# dependencies, tests and short fuzz runs. Stops at the first failure with its exit code.
+# dependencies, tests and short fuzz runs, and what does not depend on a clock of other machines and of budgets: scores to
+# the same bits on a Cortex-M4 and on aarch64, and the instructions of an observation. Stops at the first failure with its
+# exit code.
 #
 #   tests/run.sh
 #
@@ -8,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(git gcc g++ libc6-dev prometheus-alertmanager mosquitto nats-server openssl iproute2 iptables)
+packages=(git gcc g++ libc6-dev prometheus-alertmanager mosquitto nats-server openssl iproute2 iptables valgrind)
 cargo_deny_version=0.20.2
 advisory_database=https://github.com/RustSec/advisory-db
 advisory_copy=${VEDETTE_ADVISORY_DB:-../shared/data/advisory-db.tar.gz}
@@ -105,5 +107,12 @@ fi
 
 section tests
 run_tests
+
+section "other machines"
+cross/test.sh thumbv7em-none-eabihf
+cross/test.sh aarch64-unknown-linux-gnu scores
+
+section budgets
+tests/instructions.sh
 
 section "all passed in ${SECONDS} s"
