@@ -340,32 +340,9 @@ fn count<const N: usize>(
     }
 }
 
-impl Scores<16> {
-    /// Those of two halves.
-    #[inline(always)]
-    pub(crate) fn joined(a: &Scores<8>, b: &Scores<8>) -> Self {
-        Scores {
-            x: both(a.x, b.x),
-            expected: both(a.expected, b.expected),
-            usual: both(a.usual, b.usual),
-            strain: both(a.strain, b.strain),
-            residual: both(a.residual, b.residual),
-            ready: both(a.ready, b.ready),
-            next: both(a.next, b.next),
-            band: both(a.band, b.band),
-            surprisals: core::array::from_fn(|stream| both(a.surprisals[stream], b.surprisals[stream])),
-        }
-    }
-}
-
-#[inline(always)]
-fn both<T: Copy>(a: [T; 8], b: [T; 8]) -> [T; 16] {
-    core::array::from_fn(|lane| if lane < 8 { a[lane] } else { b[lane - 8] })
-}
-
 impl<const N: usize> Scores<N> {
     #[inline(always)]
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         let none = [0.0; N];
         Scores {
             x: none,

@@ -3,8 +3,8 @@
 //! It must never change a bit of a word. The hard case is that a compiler makes it a move for each word, hundreds of
 //! stores of four bytes that vectors are then loaded from, which has to wait for the last of them; the instructions of
 //! x86-64 that shuffle words have no safe name in stable Rust, so this is a file with `unsafe` in it. Why that is sound:
-//! whoever has an [`Avx2`] or an [`Avx512`] says that the processor has it, and addresses are those of references to as
-//! many words as are loaded or stored.
+//! whoever has an [`Avx2`] says that the processor has it, and addresses are those of references to as many words as are
+//! loaded or stored.
 #![allow(unsafe_code, reason = "shuffles of vectors have no safe name, whatever the processor has")]
 
 /// Four words of one series.
@@ -35,7 +35,7 @@ impl<const N: usize> Turn<N> for Anywhere {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use vectors::{Avx2, Avx512};
+pub(crate) use vectors::Avx2;
 
 #[cfg(target_arch = "x86_64")]
 mod vectors {
@@ -48,22 +48,9 @@ mod vectors {
     #[derive(Clone, Copy, Debug)]
     pub(crate) struct Avx2(());
 
-    /// A processor with AVX-512 (F, BW, DQ and VL).
-    #[derive(Clone, Copy, Debug)]
-    pub(crate) struct Avx512(());
-
     impl Avx2 {
         /// # Safety
         /// The processor must have AVX2.
-        #[inline(always)]
-        pub(crate) unsafe fn new() -> Self {
-            Self(())
-        }
-    }
-
-    impl Avx512 {
-        /// # Safety
-        /// The processor must have AVX-512 F, BW, DQ and VL.
         #[inline(always)]
         pub(crate) unsafe fn new() -> Self {
             Self(())
@@ -81,20 +68,6 @@ mod vectors {
         fn rows(self, columns: [&[u32; 8]; 4]) -> [Quad; 8] {
             // SAFETY: as above.
             unsafe { rows_of_8(columns) }
-        }
-    }
-
-    impl Turn<16> for Avx512 {
-        #[inline(always)]
-        fn columns(self, rows: [&Quad; 16]) -> [[u32; 16]; 4] {
-            // SAFETY: whoever made `self` said that the processor has AVX-512.
-            unsafe { columns_of_16(rows) }
-        }
-
-        #[inline(always)]
-        fn rows(self, columns: [&[u32; 16]; 4]) -> [Quad; 16] {
-            // SAFETY: as above.
-            unsafe { rows_of_16(columns) }
         }
     }
 
@@ -134,52 +107,6 @@ mod vectors {
             _mm256_unpackhi_epi64(upper_ab, upper_cd),
         ]
     }
-
-    #[target_feature(enable = "avx512f,avx512dq")]
-    #[inline]
-    fn columns_of_16(rows: [&Quad; 16]) -> [[u32; 16]; 4] {
-        // SAFETY: each address is that of a reference to sixteen bytes, and none has to be aligned.
-        let quad = |row: usize| unsafe { _mm_loadu_si128(core::ptr::from_ref(rows[row]).cast()) };
-        let four = |row: usize| {
-            let first = _mm512_castsi128_si512(quad(row));
-            let two = _mm512_inserti32x4::<1>(first, quad(row + 4));
-            let three = _mm512_inserti32x4::<2>(two, quad(row + 8));
-            _mm512_inserti32x4::<3>(three, quad(row + 12))
-        };
-        let turned = turn_16([four(0), four(1), four(2), four(3)]);
-        // SAFETY: vectors of sixteen words are sixteen words.
-        unsafe { transmute(turned) }
-    }
-
-    #[target_feature(enable = "avx512f,avx512dq")]
-    #[inline]
-    fn rows_of_16(columns: [&[u32; 16]; 4]) -> [Quad; 16] {
-        // SAFETY: each address is that of a reference to as many bytes, and none has to be aligned.
-        let column = |at: usize| unsafe { _mm512_loadu_si512(core::ptr::from_ref(columns[at]).cast()) };
-        let turned = turn_16([column(0), column(1), column(2), column(3)]);
-        let quads = [
-            turned.map(|four| _mm512_castsi512_si128(four)),
-            turned.map(|four| _mm512_extracti32x4_epi32::<1>(four)),
-            turned.map(|four| _mm512_extracti32x4_epi32::<2>(four)),
-            turned.map(|four| _mm512_extracti32x4_epi32::<3>(four)),
-        ];
-        // SAFETY: vectors of four words are four words.
-        unsafe { transmute(quads) }
-    }
-
-    /// Four by four words in each quarter.
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    fn turn_16([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
-        let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
-        let (upper_ab, upper_cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
-        [
-            _mm512_unpacklo_epi64(ab, cd),
-            _mm512_unpackhi_epi64(ab, cd),
-            _mm512_unpacklo_epi64(upper_ab, upper_cd),
-            _mm512_unpackhi_epi64(upper_ab, upper_cd),
-        ]
-    }
 }
 
 #[cfg(test)]
@@ -204,15 +131,6 @@ mod tests {
         if std::is_x86_feature_detected!("avx2") {
             // SAFETY: the processor has it.
             every_word_finds_its_place(unsafe { Avx2::new() });
-        }
-        #[cfg(target_arch = "x86_64")]
-        if std::is_x86_feature_detected!("avx512f")
-            && std::is_x86_feature_detected!("avx512bw")
-            && std::is_x86_feature_detected!("avx512dq")
-            && std::is_x86_feature_detected!("avx512vl")
-        {
-            // SAFETY: the processor has all of it.
-            every_word_finds_its_place(unsafe { Avx512::new() });
         }
     }
 }
