@@ -70,7 +70,8 @@ impl FileStorage {
             Err(TryLockError::WouldBlock) => return Err(FileError::InUse(folder.to_owned())),
             Err(TryLockError::Error(source)) => return Err(error("lock", &path)(source)),
         }
-        Ok(Self { folder: folder.to_owned(), folder_handle: handle, folder_changed: false, _lock: lock })
+        // What the process before this one removed may not be gone for good.
+        Ok(Self { folder: folder.to_owned(), folder_handle: handle, folder_changed: true, _lock: lock })
     }
 
     fn path(&self, segment: u16) -> PathBuf {

@@ -37,6 +37,13 @@ fn seeds_4648_and_4906_hold_up_no_deviation_for_a_clock_that_was_set_back() {
     holds(4_906);
 }
 
+/// A start that found nothing took the place in the order of one whose record a power cut then brought back: what that record said
+/// of acknowledgements held for the younger start, too.
+#[test]
+fn seed_8981_lets_no_start_speak_for_another_that_a_power_cut_brought_back() {
+    holds(8_981);
+}
+
 #[test]
 fn one_seed_gives_the_same_twice() {
     let plan = Plan::draw(3);

@@ -349,3 +349,31 @@ fn records_after_a_start_on_a_broken_medium_are_not_taken_for_acknowledged() {
     });
     assert!(with_spool(&medium, 5, held_in).contains(&kept));
 }
+
+/// A start that finds nothing takes the first place in the order, as the one before it did: what that one wrote must not come
+/// back, or what it said of acknowledgements would cover the younger records.
+#[test]
+fn what_an_earlier_start_said_of_acknowledgements_covers_no_younger_one() {
+    let medium = Handle(Rc::new(RefCell::new(Medium::new())));
+    let mut made = Vec::new();
+    with_spool(&medium, 1, |spool| {
+        // Roll-ups stand in the second segment, and begin in the first one after the next start.
+        for lane in [Lane::Deviations, Lane::RollUps, Lane::RollUps, Lane::RollUps] {
+            let entry = append(spool, lane).expect("a good medium takes a record");
+            spool.handle_window_closed(MonoMs(0));
+            spool.acknowledge(entry.key).expect("it was made");
+            made.push(entry);
+        }
+    });
+    with_spool(&medium, 2, |spool| {
+        assert_eq!(held_in(spool), [], "everything was acknowledged");
+        made.extend([append(spool, Lane::RollUps), append(spool, Lane::RollUps)].into_iter().flatten());
+        spool.handle_window_closed(MonoMs(0));
+        let held = held_in(spool);
+        assert_eq!(held.len(), 2);
+        medium.0.borrow_mut().safe = held;
+        made.extend(append(spool, Lane::Deviations));
+    });
+    let images = medium.0.borrow_mut().images.take().unwrap_or_default();
+    images.iter().for_each(|image| check(image, &made));
+}

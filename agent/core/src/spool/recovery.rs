@@ -88,15 +88,16 @@ impl<S: Storage> Spool<'_, S> {
     /// Fills the index from the storage.
     pub(super) fn recover(&mut self) {
         let count = self.index.numbers().end;
-        let mut surplus = count..count;
+        let (mut surplus, mut settled) = (count..count, true);
         for segment in 0..SEGMENTS_MAX as u16 {
-            if self.survey(segment) && segment >= count {
-                surplus.end = segment + 1;
+            if self.survey(segment) {
+                settled &= self.make_final(segment);
+                surplus.end = if segment >= count { segment + 1 } else { surplus.end };
             }
         }
         let unreadable = self.recovery.unreadable_segments > 0;
         self.blind = (unreadable && self.ordinal == 1).then_some(self.blind.unwrap_or(0));
-        if unreadable {
+        if unreadable || !settled {
             // Younger starts than any that could be read may hide there. Which place they took nobody can see, so this one takes one that is
             // hardly theirs: two starts in one place would be covered by each other's acknowledgements.
             let apart = (self.boot.0 % u64::from(PLACES_APART)) as u32;
@@ -132,6 +133,13 @@ impl<S: Storage> Spool<'_, S> {
             Err(_) => self.set_aside(segment, length),
         }
         true
+    }
+
+    /// Makes what earlier starts cut off `segment` gone for good. Else a power cut could bring it back beside records of this start, which
+    /// takes the place in the order that is free by what can be seen now.
+    fn make_final(&mut self, segment: u16) -> bool {
+        let synced = self.storage.sync(segment);
+        self.note(synced).is_ok()
     }
 
     /// Keeps what the first pass found in `segment`.
