@@ -93,7 +93,7 @@ test_recording() {
   target/debug/vedette-agent score --band "$folder/values.csv" >"$folder/here.csv"
   "${emulator[@]}" "target/$target/edge/vedette-agent" score --band "$folder/values.csv" >"$folder/there.csv"
   # What scores nothing is the same everywhere.
-  awk -F, '$3 >= 0.5 { odd++ } END { exit !(NR == 52561 && odd > 50 && odd < 5000) }' "$folder/here.csv" ||
+  awk -F, '$3 >= 0.5 { odd++ } END { exit !(NR == 52561 && odd > 10 && odd < 5000) }' "$folder/here.csv" ||
     fail "the recording is not scored as it should be: $folder/here.csv"
   cmp "$folder/here.csv" "$folder/there.csv" || fail "$target differs from $host"
   echo "the agents for $target and $host: the same scores in every digit"
