@@ -39,11 +39,15 @@ pub fn free_address() -> SocketAddr {
     panic!("no port is free for TCP and UDP at once");
 }
 
+/// No wait is given up sooner: a machine may have other things to do, and only a test that fails waits so long.
+const PATIENCE_S_MIN: u64 = 120;
+
 /// Asks `probe` every 50 ms until it answers.
 ///
 /// # Panics
-/// When it has not answered within `seconds`; the message says what was waited for.
+/// When it has not answered within `seconds`, two minutes at least; the message says what was waited for.
 pub fn eventually<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> Option<T>) -> T {
+    let seconds = seconds.max(PATIENCE_S_MIN);
     let end = Instant::now() + Duration::from_secs(seconds);
     loop {
         if let Some(answer) = probe() {
