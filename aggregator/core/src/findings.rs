@@ -20,6 +20,9 @@ use crate::{combine, errors, evenness};
 /// Calendar entries named in one evidence.
 const CALENDAR_NAMED_MAX: usize = 5;
 
+/// How unevenly an event raises errors: the share of its size, as a log ratio.
+const ERRORS_UNEVEN: f64 = 0.4;
+
 /// A cell by its places: region, device, stack.
 type CellPlace = (u16, u16, u16);
 
@@ -176,7 +179,7 @@ impl Bench<'_> {
             peers: self.peers(fleet, modes, &pooled.regions, &groups, pooled.key),
             errors: weighed.flatten(),
             latency: latency.flatten(),
-            disturbance: self.stirred(fleet, pooled.key.metric, &pooled.regions).max(pooled.disturbance),
+            disturbance: self.moved(fleet, settings.role, pooled),
             synchrony: synchrony(fleet, pooled.key.metric, &members),
             significance_threshold: self.asked(noises, pooled.key),
             recovering: judgement.ingredients.derivative && is_recovering(fleet, &members),
@@ -244,7 +247,7 @@ impl Bench<'_> {
         if !comparable || mode.value.abs() < least || significance < judgement.significance {
             return None;
         }
-        let asked = self.errors_asked(true);
+        let asked = self.errors_asked(0.0);
         let errors = errors::weigh_common(fleet, noises, &self.roles, key.region, &self.groups, asked);
         let even = errors.is_none() && settings.role == Role::Traffic && judgement.ingredients.evenness;
         let evenness = if even { evenness::log_odds(mode, &members, noises, key) } else { 0.0 };
@@ -282,12 +285,22 @@ impl Bench<'_> {
         regions: &BTreeSet<u16>,
         cells: &BTreeSet<CellPlace>,
     ) -> Option<ErrorEvidence> {
-        let calm = self.roles.traffic.iter().all(|metric| {
-            self.stirred(fleet, *metric, regions) < self.case.settings.judgement.common_mode_min
-        });
+        let stirred = self.stirred_traffic(fleet, regions);
         let regions: Vec<u16> = regions.iter().copied().collect();
         let inside = |r, d, s| cells.contains(&(r, d, s));
-        errors::weigh(fleet, noises, &self.roles, &regions, &inside, self.errors_asked(calm))
+        errors::weigh(fleet, noises, &self.roles, &regions, &inside, self.errors_asked(stirred))
+    }
+
+    /// How far the peers of a scope have moved. An event that moves traffic raises errors unevenly, whatever those share.
+    fn moved(&self, fleet: &Fleet, role: Role, pooled: &Pooled) -> f64 {
+        let own = self.stirred(fleet, pooled.key.metric, &pooled.regions).max(pooled.disturbance);
+        if role == Role::Errors { self.stirred_traffic(fleet, &pooled.regions).max(own) } else { own }
+    }
+
+    /// How much of a disturbance lingers in the traffic of `regions`.
+    fn stirred_traffic(&self, fleet: &Fleet, regions: &BTreeSet<u16>) -> f64 {
+        let stirred = self.roles.traffic.iter().map(|metric| self.stirred(fleet, *metric, regions));
+        stirred.fold(0.0, f64::max)
     }
 
     /// What the independent stacks of a region share in their traffic; 0 when none is measured.
@@ -299,11 +312,13 @@ impl Bench<'_> {
             .fold(0.0, |least: f64, value| if value.abs() > least.abs() { value } else { least })
     }
 
-    /// What is asked of errors to count as raised; `calm` says that no event is on.
-    fn errors_asked(&self, calm: bool) -> Asked {
+    /// What is asked of errors to count as raised while a region is `stirred` so far: what acts unevenly on traffic does so on
+    /// errors too.
+    fn errors_asked(&self, stirred: f64) -> Asked {
         let judgement = &self.case.settings.judgement;
+        let calm = stirred < judgement.common_mode_min;
         Asked {
-            raised: judgement.errors_raised,
+            raised: judgement.errors_raised + if calm { 0.0 } else { ERRORS_UNEVEN * stirred },
             strongly: judgement.errors_strongly_raised,
             horizons: if calm { HORIZONS } else { HORIZONS - 1 },
         }

@@ -460,9 +460,15 @@ impl<'a> Bench<'a> {
     /// Which of the points lie in an incident that people were told of and that is not over.
     fn covered(&self, fleet: &Fleet, points: &[Point]) -> Vec<bool> {
         let names = &fleet.names;
-        let name =
-            |p: &Point| (names.regions.get(p.region), names.devices.get(p.device), names.stacks.get(p.stack));
-        points.iter().map(|p| self.open.iter().any(|scope| scope.holds(name(p)))).collect()
+        let mut covered = Vec::with_capacity(points.len());
+        for of_region in points.chunk_by(|a, b| a.region == b.region) {
+            let region = of_region.first().map_or("", |p| names.regions.get(p.region));
+            let here = |scope: &&Scope| scope.region.is_empty() || scope.region.iter().any(|it| it == region);
+            let open: Vec<&Scope> = self.open.iter().filter(here).collect();
+            let name = |p: &Point| (region, names.devices.get(p.device), names.stacks.get(p.stack));
+            covered.extend(of_region.iter().map(|p| open.iter().any(|scope| scope.holds(name(p)))));
+        }
+        covered
     }
 
     /// The region's cells of `metric` that take part, by device and stack.

@@ -345,13 +345,10 @@ impl Search<'_> {
         &self,
         key: ScopeKey,
         noise: &Noise,
-        members: &[usize],
-        points: &[Point],
+        (members, explained): (usize, f64),
+        allowed: f64,
         by_horizon: &[Sums; HORIZONS],
     ) -> Pooled {
-        let explained = members.iter().map(|i| points[*i].explained.abs()).fold(0.0, f64::max);
-        let allowed = members.iter().filter_map(|i| *self.allowed.get(usize::from(points[*i].region))?);
-        let allowed = allowed.sum::<f64>() / members.len().max(1) as f64;
         let mut best = Pooled::nothing(key);
         let mut later = [0.0; HORIZONS];
         for (horizon, sums) in by_horizon.iter().enumerate() {
@@ -375,7 +372,7 @@ impl Search<'_> {
             let other = (noise.variance(horizon) + uneven * uneven).sqrt();
             let significance = sums.significance(horizon, self.counts, other);
             if significance > best.significance {
-                let spread = uneven * uneven * sums.weights / (members.len().max(1) as f64);
+                let spread = uneven * uneven * sums.weights / (members.max(1) as f64);
                 let gain = 0.5 * shift * shift * sums.weights / (1.0 + spread);
                 let deviation = shift.abs() / significance;
                 let (common_mode, disturbance) = (sums.common_mode, sums.disturbance);
@@ -395,6 +392,15 @@ impl Search<'_> {
         best
     }
 
+    /// The least common mode to allow for in a scope: that of its region, the mean over its cells where it has several.
+    fn allowed(&self, key: ScopeKey, members: &[usize], points: &[Point]) -> f64 {
+        let of = |region: u16| self.allowed.get(usize::from(region)).copied().flatten().unwrap_or(0.0);
+        if key.region != ALL {
+            return of(key.region);
+        }
+        members.iter().map(|index| of(points[*index].region)).sum::<f64>() / members.len().max(1) as f64
+    }
+
     fn matters(&self, shift: f64) -> bool {
         let wanted = if shift < 0.0 { self.directions.0 } else { self.directions.1 };
         wanted && shift.abs() >= self.residual_min
@@ -409,7 +415,11 @@ impl Search<'_> {
     /// What each scope shows by itself; `sums` is what its members come to.
     pub(crate) fn show(&self, scopes: &Scopes, sums: &[[Sums; HORIZONS]], points: &[Point]) -> Vec<Pooled> {
         let all = scopes.iter().zip(sums).zip(self.noise);
-        all.map(|(((key, members), sums), noise)| self.pool(*key, noise, members, points, sums)).collect()
+        // Nothing is explained yet.
+        let show = |(((key, members), sums), noise): ((&(ScopeKey, Vec<usize>), _), _)| {
+            self.pool(*key, noise, (members.len(), 0.0), self.allowed(*key, members, points), sums)
+        };
+        all.map(show).collect()
     }
 
     /// The fewest scopes that explain what is left over, the best supported first, from what each shows by itself.
@@ -421,7 +431,9 @@ impl Search<'_> {
     ) -> Vec<Pooled> {
         let pool = |place: usize, points: &[Point], sums: &[Sums; HORIZONS]| {
             let (key, members): &(ScopeKey, Vec<usize>) = &scopes[place];
-            self.pool(*key, &self.noise[place], members, points, sums)
+            let explained = members.iter().map(|i| points[*i].explained.abs()).fold(0.0, f64::max);
+            let allowed = self.allowed(*key, members, points);
+            self.pool(*key, &self.noise[place], (members.len(), explained), allowed, sums)
         };
         let mut found: Vec<Pooled> = Vec::new();
         while found.len() < SCOPES_MAX {

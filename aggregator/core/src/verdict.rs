@@ -74,7 +74,7 @@ pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgemen
     );
     let nearly_all = if event_on { 2.0 * settings.very_large } else { settings.very_large };
     // What began with an event, and goes on as long as it, is the event.
-    let moves_along = settings.ingredients.synchrony && evidence.synchrony >= SYNCHRONY_MIN;
+    let moves_along = event_on && settings.ingredients.synchrony && evidence.synchrony >= SYNCHRONY_MIN;
     let ruling = match (role, raised) {
         (Role::Traffic, Some(errors)) => page_with_errors(evidence, errors, &would),
         (Role::Traffic, None) if slow.is_some_and(|_| !event_on) => Ruling::page(
@@ -86,7 +86,9 @@ pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgemen
         (Role::Traffic, None) if size >= nearly_all => {
             Ruling::page(format!("a very large part is left over against {}", peers(evidence)), would)
         }
-        (Role::Traffic, None) if evidence.errors.is_none() && !(event_on && moves_along) => {
+        (Role::Traffic, None)
+            if evidence.errors.is_none() && !moves_along && is_clear_alone(evidence, event_on) =>
+        {
             Ruling::page(format!("left over against {}, beyond what events leave", peers(evidence)), would)
         }
         (Role::Traffic, None) if !event_on && size >= settings.large => Ruling::page(
@@ -107,7 +109,7 @@ pub(crate) fn rule_leftover(evidence: &Evidence, role: Role, settings: &Judgemen
         (Role::Saturation, _) if !event_on => {
             Ruling::page(format!("left over against {} while no event is on", peers(evidence)), would)
         }
-        _ => hold_leftover(evidence, role, event_on),
+        _ => hold_leftover(evidence, role, (event_on, moves_along)),
     };
     // How many make one window enough is asked of what is counted.
     let counted = matches!(role, Role::Traffic | Role::Errors);
@@ -127,14 +129,37 @@ fn fault_of_data(evidence: &Evidence) -> Option<Ruling> {
     })
 }
 
+/// Whether traffic says enough where no errors are measured that could confirm it: what is small, or amid an event, has to stand
+/// out by more.
+fn is_clear_alone(evidence: &Evidence, event_on: bool) -> bool {
+    evidence.significance >= asked_alone(evidence, event_on)
+}
+
+fn asked_alone(evidence: &Evidence, event_on: bool) -> f64 {
+    let small = if evidence.residual.abs() < SMALL_ALONE { CLEAR_ALONE } else { 1.0 };
+    let amid = if event_on { CLEAR_ALONE } else { 1.0 };
+    evidence.significance_threshold * small * amid
+}
+
 /// Holds back what is left over and no reason to notify of.
-fn hold_leftover(evidence: &Evidence, role: Role, event_on: bool) -> Ruling {
-    if role == Role::Traffic && evidence.errors.is_none() {
+fn hold_leftover(evidence: &Evidence, role: Role, (event_on, moves_along): (bool, bool)) -> Ruling {
+    let alone = role == Role::Traffic && evidence.errors.is_none();
+    if alone && moves_along {
         return Ruling::hold(
             Verdict::Undecided,
             format!("left over against {}, but in step with what moves them", peers(evidence)),
             format!(
                 "would have notified below a similarity of {SYNCHRONY_MIN}, or had nearly all been left over"
+            ),
+        );
+    }
+    if alone {
+        let asked = asked_alone(evidence, event_on);
+        return Ruling::hold(
+            Verdict::Undecided,
+            format!("left over against {}, but not clearly enough for traffic alone", peers(evidence)),
+            format!(
+                "would have notified from {asked:.1} standard deviations on, or had errors been measured and raised"
             ),
         );
     }
@@ -234,6 +259,10 @@ fn rule_without_peers(evidence: &Evidence, settings: &Judgement) -> Ruling {
 
 /// Cosine similarity from which a leftover is in step with what moves its peers.
 const SYNCHRONY_MIN: f64 = 0.85;
+/// Where no errors are measured: how many times as many standard deviations are asked of a leftover below this log ratio (36 %
+/// down), and as many times again amid an event.
+const CLEAR_ALONE: f64 = 1.2;
+const SMALL_ALONE: f64 = 0.45;
 /// Log odds from which a region that fell alike everywhere is taken to have failed, and the fall that it takes (33 %).
 const EVENNESS_MIN: f64 = 2.5;
 const EVEN_FALL_MIN: f64 = 0.4;
@@ -371,6 +400,22 @@ mod tests {
         let mut faint = Evidence { significance: 4.0, ..clear };
         faint.errors.as_mut().unwrap().significance = 2.6;
         assert!(!notifies(&faint));
+    }
+
+    #[test]
+    fn traffic_alone_has_to_stand_out_by_more_when_it_is_small_or_amid_an_event() {
+        let alone = |size, sure: f64, disturbance| Evidence {
+            significance: sure * 4.5,
+            disturbance,
+            ..evidence(size, 0.0, None)
+        };
+        assert!(notifies(&alone(-0.6, 1.01, 0.0)));
+        assert!(!notifies(&alone(-0.3, 1.19, 0.0)) && notifies(&alone(-0.3, 1.21, 0.0)));
+        assert!(!notifies(&alone(-0.6, 1.19, 0.5)) && notifies(&alone(-0.6, 1.21, 0.5)));
+        assert!(!notifies(&alone(-0.3, 1.43, 0.5)) && notifies(&alone(-0.3, 1.45, 0.5)));
+        let held =
+            rule_leftover(&alone(-0.3, 1.1, 0.0), Role::Traffic, &Judgement::default()).expect("it is told");
+        assert!(held.counterfactual.contains("from 5.4 standard deviations on"), "{held:?}");
     }
 
     #[test]

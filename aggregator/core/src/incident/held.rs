@@ -85,7 +85,10 @@ impl Incident {
         }
         // Only an event explains traffic; after a maintenance the finding's own ruling counts, and a region's target
         // always does.
-        if by_event && matters && !finding.since_ruled.held && size >= OUTLIVED_MIN * held.size {
+        // What everybody shares without failing comes from outside by its own numbers, announced or not.
+        let from_outside = finding.verdict == Verdict::ExternalEvent && finding.evidence.errors.is_some();
+        let held_back = finding.since_ruled.held || from_outside;
+        if by_event && matters && !held_back && size >= OUTLIVED_MIN * held.size {
             finding.notify = true;
             finding.verdict = Verdict::Malfunction;
             finding.severity = finding.severity.max(Severity::Warning);

@@ -156,6 +156,26 @@ fn what_outlives_its_event_opens_after_the_extension_under_the_same_id() {
 }
 
 #[test]
+fn what_everybody_shares_without_failing_does_not_outlive_its_event() {
+    let mut play = Play::new();
+    play.show(6, |window| Some(finding(window, -0.5, &["football: final"], false)));
+    let after = play.show(20, |window| {
+        let mut shared = finding(window, -0.5, &[], false);
+        let errors = ErrorEvidence {
+            metric: "errors".into(),
+            inside: 0.0,
+            outside: 0.0,
+            significance: 0.0,
+            threshold: 1.0,
+            raised: false,
+        };
+        shared.evidence.errors = Some(errors);
+        Some(shared)
+    });
+    assert!(!states(&after).contains(&Open), "errors are measured, and nothing fails");
+}
+
+#[test]
 fn what_fades_with_its_event_does_not_open() {
     let mut play = Play::new();
     play.show(6, |window| Some(finding(window, -0.8, &["football: final"], false)));
