@@ -1,7 +1,7 @@
 //! Random numbers that are the same on every machine and in every version: SplitMix64 (Steele, Lea, Flood 2014).
 //!
-//! Must never be seeded by anything but an argument. The hard case is independence: each use takes its own stream by
-//! `fork`, so that a new draw in one place does not change the draws in another.
+//! Must never be seeded by anything but an argument. The hard case is independence: each use names its own stream, so that
+//! a new draw in one place does not change the draws in another.
 
 /// A stream of random numbers.
 #[derive(Clone, Debug)]

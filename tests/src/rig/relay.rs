@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::fleet::random::Random;
+
 /// How long a relay waits before it looks whether it is to end.
 const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -123,14 +125,17 @@ pub enum Loss {
     Answers,
 }
 
-/// A broker that drops silently: every third message of a kind that comes through this relay is confirmed and goes nowhere.
+/// A broker that drops silently: of a kind of message that comes through this relay a third, drawn by chance, is confirmed and goes nowhere.
+///
+/// Counting out every third instead would fall into step with an agent that says three things before it repeats one: the same one
+/// would be dropped each time.
 pub struct LossyBroker {
     address: SocketAddr,
     dropped: Arc<AtomicU64>,
 }
 
-/// One message of so many is dropped.
-const DROPS_EVERY: u64 = 3;
+/// The share of messages that are dropped.
+const DROPPED: f64 = 1.0 / 3.0;
 /// Types of MQTT packets (MQTT 3.1.1, section 2.2.1).
 const PUBLISH: u8 = 3;
 const PUBACK: u8 = 0x40;
@@ -149,9 +154,10 @@ impl LossyBroker {
         let dropped = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&dropped);
         thread::spawn(move || {
-            for client in listener.incoming().flatten() {
+            for (number, client) in (0..).zip(listener.incoming().flatten()) {
                 let Ok(broker) = TcpStream::connect(broker) else { continue };
-                relay(client, broker, loss, &counter);
+                let chance = Random::new(number, "messages that a broker drops");
+                relay(client, broker, loss, &chance, &counter);
             }
         });
         Self { address, dropped }
@@ -169,7 +175,7 @@ impl LossyBroker {
 }
 
 /// Relays one connection both ways, in threads that end with it.
-fn relay(client: TcpStream, broker: TcpStream, loss: Loss, dropped: &Arc<AtomicU64>) {
+fn relay(client: TcpStream, broker: TcpStream, loss: Loss, chance: &Random, dropped: &Arc<AtomicU64>) {
     let (Ok(to_client), Ok(to_broker)) = (client.try_clone(), broker.try_clone()) else { return };
     let (to_client, to_broker): (Writer, Writer) =
         (Arc::new(Mutex::new(to_client)), Arc::new(Mutex::new(to_broker)));
@@ -183,23 +189,28 @@ fn relay(client: TcpStream, broker: TcpStream, loss: Loss, dropped: &Arc<AtomicU
         (broker, to_client, to_broker, (loss == Loss::Answers).then_some("/command")),
     ];
     for (from, to, back, lost) in ways {
-        let dropped = Arc::clone(dropped);
-        thread::spawn(move || pass_on(from, &to, &back, lost, &dropped));
+        let (chance, dropped) = (chance.clone(), Arc::clone(dropped));
+        thread::spawn(move || pass_on(from, &to, &back, lost, chance, &dropped));
     }
 }
 
 /// Passes packets on, but for some messages whose topics end in `lost`, which it confirms itself.
-fn pass_on(mut from: TcpStream, to: &Writer, back: &Writer, lost: Option<&str>, dropped: &AtomicU64) {
+fn pass_on(
+    mut from: TcpStream,
+    to: &Writer,
+    back: &Writer,
+    lost: Option<&str>,
+    mut chance: Random,
+    dropped: &AtomicU64,
+) {
     let write = |writer: &Writer, bytes: &[u8]| {
         writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes)
     };
-    let mut seen = 0;
     while let Some((packet, body)) = packet(&mut from) {
         let topic =
             topic_of(&packet, body).filter(|topic| lost.is_some_and(|lost| topic.ends_with(lost.as_bytes())));
-        seen += u64::from(topic.is_some());
         let passed_on = match topic {
-            Some(topic) if seen.is_multiple_of(DROPS_EVERY) => {
+            Some(topic) if chance.chance(DROPPED) => {
                 dropped.fetch_add(1, Ordering::Relaxed);
                 let id = &packet[body + 2 + topic.len()..][..2];
                 write(back, &[PUBACK, 2, id[0], id[1]])

@@ -53,7 +53,7 @@ fn a_broker_that_drops_messages_silently_loses_and_doubles_nothing() {
         stage.send(5);
         (stage.lost() >= 4).then_some(())
     });
-    eventually("every record delivered and applied once, behind the losses", 180, || {
+    eventually("every record delivered and applied once, behind the losses", 240, || {
         let (made, spooled, applied) = (stage.made(), stage.spooled(), stage.applied());
         assert!(applied <= stage.made(), "{applied} records applied of {} made", stage.made());
         (spooled == 0 && applied == made && made == stage.made() && applied >= 10).then_some(())
