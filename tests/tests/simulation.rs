@@ -44,6 +44,13 @@ fn seed_8981_lets_no_start_speak_for_another_that_a_power_cut_brought_back() {
     holds(8_981);
 }
 
+/// A second renewal whose answer was lost, on a connection that stood since before the first one: here the simulation was wrong, which took the
+/// connection's certificate for the one that the renewal showed.
+#[test]
+fn seed_16907_locks_no_agent_out_that_renews_twice() {
+    holds(16_907);
+}
+
 #[test]
 fn one_seed_gives_the_same_twice() {
     let plan = Plan::draw(3);

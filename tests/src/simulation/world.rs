@@ -54,8 +54,8 @@ enum Event {
     BrokerOpens,
     Sabotage,
     FaultBegins { place: usize, edge: usize },
-    RenewalAsked { edge: usize, connection: u64 },
-    RenewalAnswered { edge: usize, connection: u64, number: u64 },
+    RenewalAsked { edge: usize, life: u64 },
+    RenewalAnswered { edge: usize, life: u64, number: u64 },
     FaultEnds { fault: Fault, edge: usize, time: u64 },
 }
 
@@ -304,10 +304,8 @@ impl<'m> World<'m> {
             Event::BrokerOpens => self.open_broker(),
             Event::Sabotage => self.sabotage(),
             Event::FaultBegins { place, edge } => self.begin_fault(place, edge),
-            Event::RenewalAsked { edge, connection } => self.answer_renewal(edge, connection),
-            Event::RenewalAnswered { edge, connection, number } => {
-                self.take_certificate(edge, connection, number);
-            }
+            Event::RenewalAsked { edge, life } => self.answer_renewal(edge, life),
+            Event::RenewalAnswered { edge, life, number } => self.take_certificate(edge, life, number),
             Event::FaultEnds { fault, edge, time } => self.end_fault(fault, edge, time),
         }
     }

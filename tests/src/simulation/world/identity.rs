@@ -6,6 +6,8 @@ use super::{Event, Fault, Sabotage, World};
 
 /// How many former keys of the CA are trusted beside the present one.
 const FORMER_AUTHORITIES_MAX: u64 = 4;
+/// The share of answers to a renewal that never arrive.
+const ANSWERS_LOST: f64 = 0.25;
 
 /// The CA: its keys are numbered as they follow one another.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,41 +73,49 @@ impl Identity {
 }
 
 impl World<'_> {
-    /// The agent asks over the connection that it has.
+    /// The agent asks over a connection of its own, which shows what it has; that which carries goes on beside it.
     pub(super) fn ask_renewal(&mut self, edge: usize) {
-        let line = &self.lines[edge];
-        if line.is_open && !line.is_cut && self.edges[edge].is_connected() {
-            let (connection, arrives) = (line.connection, self.ms + self.delay());
-            self.at(arrives, Event::RenewalAsked { edge, connection });
+        let (life, arrives) = (self.lines[edge].life, self.ms + self.delay());
+        if self.edges[edge].is_running() && !self.lines[edge].is_cut {
+            self.at(arrives, Event::RenewalAsked { edge, life });
         }
     }
 
-    /// The aggregator gives a certificate once it stands in its store; both are good from then on.
-    pub(super) fn answer_renewal(&mut self, edge: usize, connection: u64) {
+    /// The aggregator gives a certificate once it stands in its store. That and the one that was shown are good from then on, and no other: a
+    /// connection that stands with an earlier one ends.
+    pub(super) fn answer_renewal(&mut self, edge: usize, life: u64) {
         let line = &self.lines[edge];
         let refuses = line.is_revoked || !line.identity.is_good(&self.authority) || self.centre.store_fails;
-        if refuses || !self.centre.is_running() || line.connection != connection {
+        if refuses || !self.centre.is_running() || line.is_cut || line.life != life {
             return;
         }
         let number = self.authority.issue();
         let identity = &mut self.lines[edge].identity;
-        identity.given = Some((number, self.authority.key));
+        let is_former_over = identity.used != identity.held;
+        (identity.used, identity.given) = (identity.held, Some((number, self.authority.key)));
         if self.plan.sabotage == Sabotage::FormerKeyEnds {
             identity.used = number;
             return;
         }
-        let arrives = self.ms + self.delay();
-        self.at(arrives, Event::RenewalAnswered { edge, connection, number });
+        // A connection may break at any time, this one too.
+        if !self.random.chance(ANSWERS_LOST) {
+            let arrives = self.ms + self.delay();
+            self.at(arrives, Event::RenewalAnswered { edge, life, number });
+        }
+        if is_former_over {
+            self.lose_now(edge);
+        }
     }
 
     /// The answer is on the agent's disk and is shown at the next handshake; the open connection goes on.
-    pub(super) fn take_certificate(&mut self, edge: usize, connection: u64, number: u64) {
-        let is_there = self.edges[edge].is_running() && self.lines[edge].connection == connection;
-        let identity = &mut self.lines[edge].identity;
-        if let (true, Some((given, key))) = (is_there, identity.given)
+    pub(super) fn take_certificate(&mut self, edge: usize, life: u64, number: u64) {
+        let line = &mut self.lines[edge];
+        if let Some((given, key)) = line.identity.given
             && given == number
+            && line.life == life
+            && self.edges[edge].is_running()
         {
-            (identity.held, identity.held_key) = (number, key);
+            (line.identity.held, line.identity.held_key) = (number, key);
         }
     }
 
