@@ -1,14 +1,13 @@
 //! QUIC (RFC 9000) with TLS 1.3: the connection that carries frames, and enrolment on the same port.
 //!
-//! The only file that names the QUIC library. Must never send early data, resume a session, or trust an authority but
+//! The only files that name the QUIC library are this one and its socket's. Must never send early data, resume a session, or trust an authority but
 //! the stored one (or, to enrol, the one whose fingerprint the token carries). The hard case is a peer that stops
 //! reading: windows are small, and the caller bounds how long it waits.
 
-use std::io::{self, IoSliceMut};
+mod socket;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustls::client::WebPkiServerVerifier;
@@ -17,15 +16,14 @@ use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256};
-use tokio::io::ReadBuf;
 use vedette_common::limits::FRAME_BYTES_MAX;
 use vedette_common::wire::{
     Enroll, Enrolled, Frame, Kind, Message, Refuse, RefuseReason, Renew, WireError, decode, encode,
 };
 
 use super::wire::Wire;
-use crate::config::Transport;
 use crate::identity::{FINGERPRINT_BYTES, Identity, Token};
+use socket::endpoint;
 
 /// ALPN of the data connection.
 const ALPN_DATA: &[u8] = b"vedette/1";
@@ -46,8 +44,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 const RECEIVE_WINDOW_BYTES: u32 = 64 * 1024;
 /// Bytes sent and not yet acknowledged by the aggregator's transport.
 const SEND_WINDOW_BYTES: u64 = 128 * 1024;
+/// The longest datagram that is tried: Ethernet's 1,500 bytes without the headers of IPv6 and UDP.
+const DATAGRAM_BYTES_MAX: u16 = 1_452;
 
-/// What the library keeps for receiving through a [`LeanSocket`]: thirty-two datagrams of the longest that it expects.
+/// What the library keeps for receiving through a socket that gives one datagram at a time: thirty-two datagrams of the longest that it expects.
 const DATAGRAMS_BYTES: usize = 32 * 1_472;
 
 /// Worst-case memory of a connection in bytes: both windows, two frames' buffers, datagrams, and TLS and transport state
@@ -249,98 +249,6 @@ async fn open(target: Target<'_>, mut tls: ClientConfig) -> Result<Connected, Up
     })
 }
 
-fn endpoint(local: SocketAddr, wire: Arc<Wire>) -> io::Result<quinn::Endpoint> {
-    let socket = std::net::UdpSocket::bind(local)?;
-    socket.set_nonblocking(true)?;
-    let socket = Arc::new(LeanSocket { socket: tokio::net::UdpSocket::from_std(socket)?, wire });
-    let (config, runtime) = (quinn::EndpointConfig::default(), Arc::new(quinn::TokioRuntime));
-    quinn::Endpoint::new_with_abstract_socket(config, None, socket, runtime)
-}
-
-/// A socket that takes and gives one datagram at a time. The library's own lets the kernel join up to 64, for which it keeps
-/// 3 MB ready; an agent's few datagrams a second are worth 47 KB. It leaves fragments to the network, so that datagrams stay
-/// at the 1,200 bytes that fit anywhere.
-#[derive(Debug)]
-struct LeanSocket {
-    socket: tokio::net::UdpSocket,
-    wire: Arc<Wire>,
-}
-
-impl quinn::AsyncUdpSocket for LeanSocket {
-    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn quinn::UdpPoller>> {
-        Box::pin(Writable { socket: self, waiting: None })
-    }
-
-    /// A datagram that cannot be sent is lost, as any may be: a missing route or an interface that is down would end the connection for
-    /// good, if it were told.
-    fn try_send(&self, transmit: &quinn::udp::Transmit<'_>) -> io::Result<()> {
-        match self.socket.try_send_to(transmit.contents, transmit.destination) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
-            Err(error) => {
-                tracing::debug!(to = %transmit.destination, %error, "a datagram was not sent");
-                Ok(())
-            }
-            Ok(bytes) => {
-                self.wire.count(Transport::Quic, bytes as u64, 0);
-                Ok(())
-            }
-        }
-    }
-
-    fn poll_recv(
-        &self,
-        context: &mut Context<'_>,
-        buffers: &mut [IoSliceMut<'_>],
-        meta: &mut [quinn::udp::RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        let (Some(buffer), Some(meta)) = (buffers.first_mut(), meta.first_mut()) else {
-            return Poll::Ready(Ok(0));
-        };
-        let mut datagram = ReadBuf::new(buffer);
-        // An error is the word of the network about a datagram sent before, which is lost.
-        let addr = loop {
-            if let Ok(addr) = ready!(self.socket.poll_recv_from(context, &mut datagram)) {
-                break addr;
-            }
-        };
-        let len = datagram.filled().len();
-        self.wire.count(Transport::Quic, 0, len as u64);
-        *meta = quinn::udp::RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None };
-        Poll::Ready(Ok(1))
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
-    }
-}
-
-type Waiting = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
-
-/// Waits until a [`LeanSocket`] takes a datagram again; each has a wait of its own, so that none is forgotten for another.
-struct Writable {
-    socket: Arc<LeanSocket>,
-    waiting: Option<Waiting>,
-}
-
-impl std::fmt::Debug for Writable {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Writable").field("socket", &self.socket).finish_non_exhaustive()
-    }
-}
-
-impl quinn::UdpPoller for Writable {
-    fn poll_writable(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { socket, waiting } = &mut *self;
-        let wait = waiting.get_or_insert_with(|| {
-            let socket = socket.clone();
-            Box::pin(async move { socket.socket.writable().await })
-        });
-        let writable = ready!(wait.as_mut().poll(context));
-        *waiting = None;
-        Poll::Ready(writable)
-    }
-}
-
 async fn resolve(address: &str) -> Result<SocketAddr, UplinkError> {
     let found = tokio::net::lookup_host(address).await;
     let mut found = found.map_err(|cause| UplinkError::Lookup { address: address.into(), cause })?;
@@ -349,7 +257,10 @@ async fn resolve(address: &str) -> Result<SocketAddr, UplinkError> {
 
 fn transport() -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
+    let mut discovery = quinn::MtuDiscoveryConfig::default();
+    discovery.upper_bound(DATAGRAM_BYTES_MAX);
     transport
+        .mtu_discovery_config(Some(discovery))
         .max_idle_timeout(Some(quinn::VarInt::from_u32(IDLE_TIMEOUT_MS).into()))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .stream_receive_window(quinn::VarInt::from_u32(RECEIVE_WINDOW_BYTES))
@@ -500,30 +411,8 @@ mod tests {
     use rustls::server::WebPkiClientVerifier;
     use vedette_common::wire::{Acknowledge, Birth, Heartbeat, Summary};
 
-    use crate::config::Config;
+    use crate::config::{Config, Transport};
     use crate::identity::{LOCAL_TOKEN_FILE, NewKey};
-
-    #[tokio::test]
-    async fn a_datagram_that_cannot_be_sent_is_lost_and_the_next_one_goes() {
-        let bound = || tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
-        let (socket, peer) = (bound().await.unwrap(), bound().await.unwrap());
-        let socket = LeanSocket { socket, wire: Arc::default() };
-        let to = |destination: SocketAddr| quinn::udp::Transmit {
-            destination,
-            ecn: None,
-            contents: b"datagram",
-            segment_size: None,
-            src_ip: None,
-        };
-        let everybody = SocketAddr::from((Ipv4Addr::BROADCAST, 9));
-        socket.socket.writable().await.unwrap();
-        assert!(socket.socket.try_send_to(b"refused", everybody).is_err(), "the kernel refuses it");
-        quinn::AsyncUdpSocket::try_send(&socket, &to(everybody)).unwrap();
-        quinn::AsyncUdpSocket::try_send(&socket, &to(peer.local_addr().unwrap())).unwrap();
-        let mut received = [0; 16];
-        assert_eq!(peer.recv(&mut received).await.unwrap(), 8);
-        assert_eq!(socket.wire.totals(Transport::Quic), [8, 0], "what was lost was not sent");
-    }
 
     const SECRET: [u8; 16] = [9; 16];
     const NAME: &str = "vedette-aggregator";
@@ -689,6 +578,27 @@ mod tests {
         // Besides the frames there are acknowledgements, and searches for a larger size of packets.
         assert!(datagrams < least + 20, "{datagrams} datagrams for {} bytes", batch.len());
         assert!(wire.totals(Transport::Quic)[0] > batch.len() as u64);
+    }
+
+    /// Loopback carries the longest datagram that the library tries.
+    #[tokio::test]
+    async fn datagrams_grow_to_what_the_path_carries() {
+        let wire = Arc::default();
+        let authority = authority();
+        let (_endpoint, address) = listen(&authority);
+        let new = new_key();
+        let enrolled =
+            enroll(target(&address.to_string(), &wire), &token(&authority), &new.csr_der).await.unwrap();
+        let connected =
+            connect(target(&address.to_string(), &wire), &identity(&new, &enrolled)).await.unwrap();
+        let mtu = || connected.sender.connection.stats().path.current_mtu;
+        let grown = async {
+            while mtu() < DATAGRAM_BYTES_MAX {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let grown = tokio::time::timeout(Duration::from_secs(60), grown).await;
+        assert!(grown.is_ok(), "datagrams stay at {} bytes", mtu());
     }
 
     #[tokio::test]

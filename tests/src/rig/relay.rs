@@ -1,10 +1,10 @@
-//! Relays between an agent and what it speaks to: a way that can be cut, that changes its address, that loses on purpose.
+//! Relays between an agent and what it speaks to: a way that can be cut, narrows, changes its address, loses on purpose.
 //!
 //! They must never alter a byte. The hard case is a broker that drops silently: the relay takes a message of an agent away
 //! and confirms it in the broker's place.
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -24,6 +24,10 @@ struct UdpShared {
     upstream: SocketAddr,
     is_open: AtomicBool,
     is_over: AtomicBool,
+    /// Longer datagrams are lost.
+    bytes_max: AtomicUsize,
+    /// The longest that came through.
+    bytes_seen: AtomicUsize,
     /// Towards the upstream, from an address that can change.
     back: Mutex<Arc<UdpSocket>>,
     client: Mutex<Option<SocketAddr>>,
@@ -41,6 +45,8 @@ impl UdpRelay {
             upstream,
             is_open: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
+            bytes_max: AtomicUsize::new(usize::MAX),
+            bytes_seen: AtomicUsize::new(0),
             back: Mutex::new(Arc::new(bound())),
             client: Mutex::new(None),
         });
@@ -60,6 +66,16 @@ impl UdpRelay {
     /// Lets datagrams through, or not.
     pub fn set_open(&self, is_open: bool) {
         self.shared.is_open.store(is_open, Ordering::Relaxed);
+    }
+
+    /// From now on longer datagrams are lost without a word, as on a path that became narrower.
+    pub fn set_bytes_max(&self, bytes_max: usize) {
+        self.shared.bytes_max.store(bytes_max, Ordering::Relaxed);
+    }
+
+    /// The longest datagram that came through so far, either way.
+    pub fn bytes_seen(&self) -> usize {
+        self.shared.bytes_seen.load(Ordering::Relaxed)
     }
 
     /// From now on everything comes from another port, as after a NAT has forgotten the client.
@@ -86,12 +102,22 @@ impl UdpShared {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a datagram comes through.
+    fn carries(&self, length: usize) -> bool {
+        let carries =
+            self.is_open.load(Ordering::Relaxed) && length <= self.bytes_max.load(Ordering::Relaxed);
+        if carries {
+            self.bytes_seen.fetch_max(length, Ordering::Relaxed);
+        }
+        carries
+    }
+
     fn relay_there(&self, front: &UdpSocket) {
         let mut datagram = vec![0; 65_536];
         while !self.is_over.load(Ordering::Relaxed) {
             let Ok((length, client)) = front.recv_from(&mut datagram) else { continue };
             *self.client() = Some(client);
-            if self.is_open.load(Ordering::Relaxed) {
+            if self.carries(length) {
                 // What does not get through is lost, as datagrams are.
                 let _ = self.back().send_to(&datagram[..length], self.upstream);
             }
@@ -103,7 +129,7 @@ impl UdpShared {
         while !self.is_over.load(Ordering::Relaxed) {
             let Ok((length, _)) = self.back().recv_from(&mut datagram) else { continue };
             let client = *self.client();
-            if let Some(client) = client.filter(|_| self.is_open.load(Ordering::Relaxed)) {
+            if let Some(client) = client.filter(|_| self.carries(length)) {
                 let _ = front.send_to(&datagram[..length], client);
             }
         }

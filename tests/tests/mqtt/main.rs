@@ -168,6 +168,16 @@ fn an_agent_falls_back_to_the_broker_and_returns_to_quic_without_a_loss() {
     drained(&stage, before + 2);
     assert_eq!(stage.agent("vedette_agent_link_reconnects_total"), reconnects);
 
+    // The path carries less than it did: what was sent in datagrams that were lost comes again in shorter ones.
+    eventually("datagrams as long as the path carries", 60, || {
+        stage.send(90);
+        (stage.relay().bytes_seen() >= 1_400).then_some(())
+    });
+    stage.relay().set_bytes_max(1_250);
+    let before = stage.made();
+    drained(&stage, before + 4);
+    assert_eq!(stage.agent("vedette_agent_link_reconnects_total"), reconnects);
+
     stage.relay().set_open(false);
     let before = stage.made();
     drained(&stage, before + 2);
