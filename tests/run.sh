@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs everything that continuous integration runs: installs what the tests need, then format, lints, documentation,
 # dependencies, tests and short fuzz runs, and what does not depend on a clock of other machines and of budgets: scores to
-# the same bits on a Cortex-M4 and on aarch64, and the instructions of an observation. Stops at the first failure with its
-# exit code.
+# the same bits on a Cortex-M4 and on aarch64, the instructions of an observation, and the size of the agent's file for
+# aarch64. Stops at the first failure with its exit code.
 #
 #   tests/run.sh
 #
@@ -114,5 +114,6 @@ cross/test.sh aarch64-unknown-linux-gnu scores
 
 section budgets
 tests/instructions.sh
+cross/test.sh aarch64-unknown-linux-gnu size
 
 section "all passed in ${SECONDS} s"
