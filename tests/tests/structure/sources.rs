@@ -16,7 +16,15 @@ const FUNCTION_LINES_MAX: usize = 70;
 /// The aggregator's service is also tested by a peer that breaks the rules of our own protocol, which no agent of ours does.
 const TECHNOLOGIES: &[(&str, &[&str])] = &[
     ("bincode", &["common/src/wire/codec.rs"]),
-    ("quinn", &["agent/src/uplink/quic.rs", "aggregator/src/listen/quic.rs", "aggregator/tests/service/"]),
+    (
+        "quinn",
+        &[
+            "agent/src/uplink/quic.rs",
+            "agent/src/uplink/quic/",
+            "aggregator/src/listen/quic.rs",
+            "aggregator/tests/service/",
+        ],
+    ),
     // Several datagrams with one call of the system, without the rest of quinn.
     ("quinn_udp", &["agent/src/source/datagrams.rs"]),
     ("rumqttc", &["agent/src/uplink/mqtt/client.rs", "aggregator/src/listen/mqtt/client.rs"]),
