@@ -22,6 +22,10 @@ struct Arguments {
     /// Seconds of each step.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// Starts the aggregator through this command, which must become the program that it is given: to hold it to a part of the machine, so
+    /// that the rest can make ten times its load. For instance `systemd-run --scope -p CPUQuota=25%`.
+    #[arg(long)]
+    through: Option<String>,
     /// Where to write the graph, as SVG.
     #[arg(long)]
     graph: Option<PathBuf>,
@@ -44,7 +48,8 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
         deviations_per_s: 1.0,
         step: Duration::from_secs(arguments.seconds),
     };
-    let steps = run(plan, |step| eprintln!("{step:?}"))?;
+    let through = arguments.through.as_deref().unwrap_or_default();
+    let steps = run(plan, through, |step| eprintln!("{step:?}"))?;
     write!(std::io::stdout(), "{}", table(&steps))?;
     if let Some(path) = &arguments.graph {
         std::fs::write(path, draw(&steps))?;

@@ -6,8 +6,10 @@
 mod agent;
 mod graph;
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -79,14 +81,15 @@ struct Stage {
     _folder: tempfile::TempDir,
 }
 
-/// Measures the capacity, then every load; tells `progress` of each step.
+/// Measures the capacity, then every load; tells `progress` of each step. The aggregator is started by the words of `through`, if there are any,
+/// followed by its own.
 ///
 /// # Errors
 /// When the aggregator or an agent cannot be set up.
-pub fn run(plan: Plan, mut progress: impl FnMut(&Step)) -> anyhow::Result<Vec<Step>> {
+pub fn run(plan: Plan, through: &str, mut progress: impl FnMut(&Step)) -> anyhow::Result<Vec<Step>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let stage = Stage::set(plan.agents).await?;
+        let stage = Stage::set(plan.agents, through).await?;
         let full = stage.measure(plan, None).await?;
         let capacity = full.acknowledged_per_s;
         let mut steps = Vec::new();
@@ -100,7 +103,7 @@ pub fn run(plan: Plan, mut progress: impl FnMut(&Step)) -> anyhow::Result<Vec<St
 }
 
 impl Stage {
-    async fn set(agents: usize) -> anyhow::Result<Self> {
+    async fn set(agents: usize, through: &str) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let [quic, http] = std::array::from_fn(|_| free_address());
         let state = folder.path().join("aggregator");
@@ -111,7 +114,11 @@ impl Stage {
         std::fs::write(&config, text)?;
         let config = config.to_str().context("a path in UTF-8")?;
         let log = folder.path().join("aggregator.log");
-        let aggregator = Process::start(&program("vedette-aggregator"), &["run", "--config", config], &log);
+        let aggregator = program("vedette-aggregator");
+        let mut words = through.split_whitespace().map(OsStr::new).chain([aggregator.as_os_str()]);
+        let mut command = Command::new(words.next().context("a program")?);
+        command.args(words).args(["run", "--config", config]);
+        let aggregator = Process::start_command(command, "vedette-aggregator".to_owned(), &log);
         eventually("the aggregator", 30, || get(http, "/-/ready").filter(|(status, _)| *status == 200));
         let mut identities = Vec::new();
         for index in 0..agents {
