@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs everything that continuous integration runs: installs what the tests need, then format, lints, documentation,
 # dependencies, tests and short fuzz runs, and what does not depend on a clock of other machines and of budgets: scores to
-# the same bits on a Cortex-M4 and on aarch64, the instructions of an observation, and the size of the agent's file for
-# aarch64. Stops at the first failure with its exit code.
+# the same bits on a Cortex-M4 and on aarch64, the instructions of an observation, the size of the agent's file for aarch64,
+# and the memory that the agent is resident with. Stops at the first failure with its exit code.
 #
 #   tests/run.sh
 #
@@ -83,6 +83,14 @@ run_tests() {
   cargo test --locked --workspace --doc --quiet
 }
 
+# What the agent is resident with as it is installed, but for the C library: this machine's, which takes some more. Chosen
+# out of the whole workspace, the test is the one that was built before.
+measure_memory() {
+  cross/build.sh x86_64-unknown-linux-gnu
+  VEDETTE_AGENT=$PWD/target/x86_64-unknown-linux-gnu/edge/vedette-agent VEDETTE_PROGRAMS_BUILT=1 \
+    cargo test --locked --workspace --quiet --test memory -- --ignored --nocapture an_agent_stays
+}
+
 section packages
 install_packages
 
@@ -115,5 +123,6 @@ cross/test.sh aarch64-unknown-linux-gnu scores
 section budgets
 tests/instructions.sh
 cross/test.sh aarch64-unknown-linux-gnu size
+measure_memory
 
 section "all passed in ${SECONDS} s"
