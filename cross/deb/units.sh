@@ -32,6 +32,12 @@ readable_by_service_only() {
   [ "$(nsenter -t "$main" -m -- cat $file)" = secret ] && ! runuser -u nobody -- cat $file
 }
 
+# A call that the sandbox refuses is an error when installed, which may go unnoticed. Here it ends the program.
+for unit in vedette-aggregator vedette-agent; do
+  mkdir -p /etc/systemd/system/$unit.service.d
+  printf '[Service]\nSystemCallErrorNumber=kill\n' >/etc/systemd/system/$unit.service.d/kill.conf
+done
+
 expect "both packages install" dpkg -i /root/vedette-aggregator.deb /root/vedette-agent.deb
 for unit in vedette-aggregator vedette-agent; do
   soon "$unit said that it is ready" shows $unit ActiveState active
@@ -57,11 +63,15 @@ expect "it starts again" systemctl restart vedette-agent
 expect "a credential is for the service only" readable_by_service_only
 soon "it is connected again" connected
 
+for unit in vedette-aggregator vedette-agent; do
+  expect "$unit would be ended by its sandbox" shows $unit SystemCallErrorNumber 2147483646
+done
 expect "none was ever ended by its sandbox" bash -c '! journalctl --no-pager | grep -E "SIGSYS|status=31|code=killed"'
 kill -STOP "$(systemctl show --value -p MainPID vedette-agent)"
 soon "one that hangs is started again by the watchdog" restarted
 soon "and is connected" connected
 
 expect "both packages are purged" dpkg -P vedette-agent vedette-aggregator
+rm -r /etc/systemd/system/vedette-a*.service.d
 expect "no unit is left" bash -c '! systemctl cat vedette-agent'
 echo "all units passed"
