@@ -89,15 +89,16 @@ pub(crate) fn take_common_mode(points: &mut [Point]) -> CommonMode {
         return take_mode_of_devices(points, &devices, groups);
     }
     let centres = centres(points, &groups, &devices);
-    let (mut others, mut moved) = (Vec::with_capacity(groups.len()), Vec::with_capacity(groups.len()));
-    for point in points {
-        others.clear();
-        others.extend(
-            centres.iter().filter(|it| it.group != point.group).filter_map(|it| it.without(point.device)),
-        );
-        moved.clear();
-        moved.extend(others.iter().map(|centre: &f64| centre.abs()));
-        point.take_off(shared(&mut others), shared(&mut moved));
+    // What a device is compared with is put in order once for all its stacks.
+    for of_device in points.chunk_by_mut(|a, b| a.device == b.device) {
+        let device = of_device.first().map_or(0, |point| point.device);
+        let all: Vec<(f64, u16)> =
+            centres.iter().filter_map(|it| Some((it.without(device)?, it.group))).collect();
+        let moved = Others::new(all.iter().map(|(centre, group)| (centre.abs(), *group)).collect());
+        let all = Others::new(all);
+        for point in of_device {
+            point.take_off(all.shared_without(point.group), moved.shared_without(point.group));
+        }
     }
     let mut all: Vec<f64> = centres.iter().filter_map(|it| it.all).collect();
     let disturbance = shared(&mut all.iter().map(|centre| centre.abs()).collect::<Vec<f64>>());
@@ -203,11 +204,33 @@ fn weighted_median(sorted: impl Iterator<Item = (f64, f64)> + Clone) -> Option<f
 /// What a majority shares: the median; between two middle values the one nearer to zero, or zero when they disagree.
 pub(crate) fn shared(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
-    let count = values.len();
+    middle(values.len(), |place| values[place])
+}
+
+/// The centres of all groups in ascending order.
+struct Others(Vec<(f64, u16)>);
+
+impl Others {
+    fn new(mut centres: Vec<(f64, u16)>) -> Self {
+        centres.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Self(centres)
+    }
+
+    /// What the groups but `group` share.
+    fn shared_without(&self, group: u16) -> f64 {
+        let own = self.0.iter().position(|(_, other)| *other == group);
+        let own = own.unwrap_or(self.0.len());
+        let count = self.0.len() - usize::from(own < self.0.len());
+        middle(count, |place| self.0[place + usize::from(place >= own)].0)
+    }
+}
+
+/// What a majority of `count` values shares; `at` gives them in ascending order.
+fn middle(count: usize, at: impl Fn(usize) -> f64) -> f64 {
     if count == 0 {
         return 0.0;
     }
-    let (low, high) = (values[(count - 1) / 2], values[count / 2]);
+    let (low, high) = (at((count - 1) / 2), at(count / 2));
     match (low.signum() == high.signum(), low.abs() < high.abs()) {
         (false, _) => 0.0,
         (true, true) => low,

@@ -4,8 +4,9 @@
 //! less than half full, and every name may be as long as it can be.
 use vedette_common::limits::{NAME_BYTES_MAX, TAG_SET_BYTES_MAX};
 
+use crate::correlate::{HORIZONS, Point};
 use crate::region::{Cell, Series};
-use crate::scopes::{Noise, ScopeKey};
+use crate::scopes::{Noise, Pooled, ScopeKey, Sums};
 use crate::window::{Deviating, Sum};
 
 /// Scopes that one more series adds at worst: its cell, its stack, device and group, each in its region and everywhere.
@@ -27,13 +28,18 @@ pub const CELL_BYTES: u64 = (vector_item::<Cell>()
     + vector_item::<Vec<(u16, u32)>>()
     + 4 * (NAME_BYTES_MAX + 2 * size_of::<String>())) as u64;
 
-/// A metric of a cell: its sums and history, its scopes, and what is learned of their noise.
+/// A metric of a cell: its sums and history, its scopes, what is learned of their noise, and the room to judge them in.
 pub const SERIES_BYTES: u64 = (vector_item::<Series>()
     + vector_item::<(u16, u32)>()
+    + vector_item::<Point>()
+    + vector_item::<[Sums; HORIZONS]>()
     + SCOPES_PER_SERIES
         * (tree_entry::<ScopeKey, Noise>()
             + vector_item::<(ScopeKey, Vec<usize>)>()
-            + vector_item::<usize>())) as u64;
+            + vector_item::<usize>()
+            + vector_item::<[Sums; HORIZONS]>()
+            + vector_item::<Noise>()
+            + vector_item::<Pooled>())) as u64;
 
 /// A metric of a cell in a window that waits.
 pub const ROLL_UP_BYTES: u64 = vector_item::<Option<Sum>>() as u64;

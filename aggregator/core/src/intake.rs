@@ -49,6 +49,8 @@ struct Found {
     regions: Vec<(u8, RegionPlace)>,
     devices: Vec<(u8, u16)>,
     stacks: Vec<(u8, u16)>,
+    /// The place of the latest cell in its region.
+    latest: Option<u32>,
 }
 
 /// What is known of `index`, or what `look_up` finds now; a failure is not remembered, so that each is counted.
@@ -146,7 +148,9 @@ impl Intake<'_> {
             return None;
         };
         let lattice = &mut self.fleet.regions[usize::from(region)];
-        let place = lattice.cell(device, stack, self.limits, self.counts)?;
+        let guess = found.latest.map_or(0, |latest| latest.saturating_add(1));
+        let place = lattice.cell(guess, device, stack, self.limits, self.counts)?;
+        found.latest = Some(place);
         Some((region, place, window))
     }
 

@@ -18,7 +18,7 @@ use crate::journal::Journal;
 use crate::learned::{self, Effects, Share, ShareKey};
 use crate::region::{Fleet, HISTORY_WINDOWS, Names};
 use crate::schedule::Schedule;
-use crate::scopes::{self, ALL, GROUP, Membership, Noise, Noises, Pooled, ScopeKey, Search};
+use crate::scopes::{self, ALL, GROUP, Membership, Noise, Noises, Pooled, Room, ScopeKey, Scopes, Search};
 use crate::settings::{MetricSettings, Role, Settings};
 use crate::silences::Holds;
 use crate::window::PendingWindow;
@@ -39,6 +39,9 @@ pub struct Memory {
     measures: BTreeSet<u16>,
     /// The scopes of each metric as they were in its latest window; not stored.
     memberships: BTreeMap<u16, Membership>,
+    /// Not stored either.
+    points: Vec<Point>,
+    room: Room,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -62,6 +65,8 @@ impl From<StoredMemory> for Memory {
             dependencies: stored.dependencies,
             measures: stored.measures.into_iter().collect(),
             memberships: BTreeMap::new(),
+            points: Vec::new(),
+            room: Room::default(),
         }
     }
 }
@@ -288,7 +293,8 @@ impl<'a> Bench<'a> {
             return Vec::new();
         };
         let counts = !memory.measures.contains(&metric);
-        let mut points = Vec::new();
+        let mut points = std::mem::take(&mut memory.points);
+        points.clear();
         let mut modes = BTreeMap::new();
         for region in &self.regions {
             let mut of_region = self.points(fleet, *region, metric, settings.role, counts);
@@ -303,7 +309,8 @@ impl<'a> Bench<'a> {
             let settings = (settings, counts);
             findings.extend(self.common(fleet, &mut memory.noise, settings, key, mode, &points));
         }
-        findings.extend(self.leftovers(fleet, memory, metric, settings, &modes, points));
+        findings.extend(self.leftovers(fleet, memory, metric, settings, &modes, &points));
+        memory.points = points;
         findings
     }
 
@@ -360,10 +367,16 @@ impl<'a> Bench<'a> {
         let of =
             |(region, mode): (&u16, &CommonMode)| (*region, self.class(fleet, memory, *region, mode.value));
         let classes: BTreeMap<u16, (u16, u16)> = modes.iter().map(of).collect();
-        for (index, point) in points.iter().enumerate() {
-            let Some(mode) = modes.get(&point.region).filter(|mode| mode.groups.len() > 1) else { continue };
-            let small = mode.value.abs() < LEARNED_MODE_MIN || point.mode.abs() < LEARNED_MODE_MIN;
-            if small || found.iter().any(|scope| scope.members.binary_search(&index).is_ok()) {
+        let learned = |mode: &CommonMode| mode.groups.len() > 1 && mode.value.abs() >= LEARNED_MODE_MIN;
+        let regions: BTreeSet<u16> =
+            modes.iter().filter(|(_, mode)| learned(mode)).map(|(region, _)| *region).collect();
+        if regions.is_empty() {
+            return;
+        }
+        for (index, point) in points.iter().enumerate().filter(|(_, p)| regions.contains(&p.region)) {
+            if point.mode.abs() < LEARNED_MODE_MIN
+                || found.iter().any(|scope| scope.members.binary_search(&index).is_ok())
+            {
                 continue;
             }
             let cell = (
@@ -408,20 +421,18 @@ impl<'a> Bench<'a> {
         metric: u16,
         settings: MetricSettings,
         modes: &BTreeMap<u16, CommonMode>,
-        mut points: Vec<Point>,
+        points: &[Point],
     ) -> Vec<Finding> {
         let judgement = &self.case.settings.judgement;
         let mut membership = memory.memberships.remove(&metric).unwrap_or_default();
-        let scopes = membership.of(metric, &points, judgement.ingredients.neighbours);
+        let scopes = membership.of(metric, points, judgement.ingredients.neighbours);
         let is_live = |key: ScopeKey| self.live_keys.contains(&[key.region, key.device, key.stack]);
-        let sums = scopes::sums(scopes, &points);
-        let covered = self.covered(fleet, &points);
-        // What a live incident explains is no noise: neither of its scope nor of those that lie in it by a quarter.
-        let rests = |place: usize, key: ScopeKey| {
-            let inside = scopes[place].1.iter().filter(|index| covered[**index]).count();
-            is_live(key) || 4 * inside >= scopes[place].1.len().max(1)
-        };
-        scopes::learn(&mut memory.noise, scopes, &sums, judgement.noise_half_life_windows, &rests);
+        let mut room = std::mem::take(&mut memory.room);
+        room.sum(scopes, points);
+        let rests = self.rests(fleet, scopes, points);
+        let half_life_windows = judgement.noise_half_life_windows;
+        scopes::learn(&mut memory.noise, scopes, &room.sums, half_life_windows, &|place, _| rests[place]);
+        room.look_up(&memory.noise, scopes);
         let allowed = self.allowed(fleet, metric);
         let base = match settings.role {
             Role::Traffic => judgement.significance_with_errors,
@@ -430,7 +441,7 @@ impl<'a> Bench<'a> {
         let lower = base.min(judgement.significance * judgement.hysteresis);
         let matters = |direction| verdict::matters(settings.alarm_on, direction);
         let search = Search {
-            noise: &scopes::noises(&memory.noise, scopes),
+            noise: &room.noise,
             allowed: &allowed,
             needed: &|key| if is_live(key) { lower } else { base },
             counts: judgement.ingredients.counting && !memory.measures.contains(&metric),
@@ -442,19 +453,37 @@ impl<'a> Bench<'a> {
             },
             directions: (matters(Direction::Drop), matters(Direction::Rise)),
         };
-        let original = points.clone();
-        let shown = search.show(scopes, &sums, &points);
-        let disturbed = |place, key: ScopeKey| rests(place, key) || !self.is_calm(fleet, metric, key.region);
-        scopes::learn_tails(&mut memory.noise, &shown, &sums, &disturbed);
-        let found = search.explain(scopes, shown, &mut points);
+        search.show(scopes, &room.sums, points, &mut room.shown);
+        let calm: Vec<bool> =
+            (0..).zip(&fleet.regions).map(|(region, _)| self.is_calm(fleet, metric, region)).collect();
+        let disturbed = |place: usize, key: ScopeKey| {
+            rests[place] || !calm.get(usize::from(key.region)).is_some_and(|calm| *calm)
+        };
+        scopes::learn_tails(&mut memory.noise, &room.shown, &room.sums, &disturbed);
+        let found = search.explain(scopes, &mut room.shown, points);
+        memory.room = room;
         memory.memberships.insert(metric, membership);
         if judgement.ingredients.effects {
-            self.learn_effects(fleet, memory, metric, modes, &original, &found);
+            self.learn_effects(fleet, memory, metric, modes, points, &found);
         }
         let case = (settings, !memory.measures.contains(&metric), modes, &memory.noise);
         let each = found.iter().enumerate();
-        each.filter_map(|(at, pooled)| self.leftover(fleet, case, (pooled, &found[..at]), &original))
-            .collect()
+        each.filter_map(|(at, pooled)| self.leftover(fleet, case, (pooled, &found[..at]), points)).collect()
+    }
+
+    /// Which scopes have no noise to learn from: what a live incident explains is none, neither of its scope nor of those
+    /// that lie in it by a quarter.
+    fn rests(&self, fleet: &Fleet, scopes: &Scopes, points: &[Point]) -> Vec<bool> {
+        let is_live = |key: ScopeKey| self.live_keys.contains(&[key.region, key.device, key.stack]);
+        if self.open.is_empty() {
+            return scopes.iter().map(|(key, _)| is_live(*key)).collect();
+        }
+        let covered = self.covered(fleet, points);
+        let is_inside = |members: &[usize]| {
+            let inside = members.iter().filter(|index| covered[**index]).count();
+            4 * inside >= members.len().max(1)
+        };
+        scopes.iter().map(|(key, members)| is_live(*key) || is_inside(members)).collect()
     }
 
     /// Which of the points lie in an incident that people were told of and that is not over.
@@ -475,7 +504,7 @@ impl<'a> Bench<'a> {
     fn points(&self, fleet: &Fleet, place: u16, metric: u16, role: Role, counts: bool) -> Vec<Point> {
         let Some(region) = fleet.get(place) else { return Vec::new() };
         let young = self.case.settings.judgement.young_windows;
-        let mut points = Vec::new();
+        let mut points = Vec::with_capacity(region.cells.len());
         for (index, series) in (0u32..).zip(&region.series) {
             let takes_part = series.metric == metric && series.latest.count > 0 && series.age > young;
             let Some(cell) = region.cells.get(series.cell as usize).filter(|_| takes_part) else { continue };
@@ -488,7 +517,7 @@ impl<'a> Bench<'a> {
             let (ratio, poisson) = log_ratio(series.latest.observed, expected, counts);
             // The mean of few is restless.
             let traffic =
-                self.roles.traffic(region, series.cell).filter(|_| role == Role::Latency && !counts);
+                (role == Role::Latency && !counts).then(|| self.roles.traffic(region, series.cell)).flatten();
             let poisson = traffic.map_or(poisson, |traffic| LATENCY_VARIANCE / (traffic + 1.0));
             points.push(Point {
                 region: place,

@@ -17,6 +17,9 @@ use crate::window::Deviating;
 /// One finding for each cell that has a deviation of a metric without a role.
 pub(crate) fn judge(fleet: &Fleet, bench: &Bench<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let of_metric = |metric: u16| bench.case.settings.metric(fleet.names.metrics.get(metric));
+    let metrics = (0..=u16::MAX).take(fleet.names.metrics.len());
+    let has_role: Vec<bool> = metrics.map(|metric| of_metric(metric).is_some()).collect();
     for place in &bench.regions {
         let (Some(region), Some(reported)) = (fleet.get(*place), bench.window.regions.get(place)) else {
             continue;
@@ -25,7 +28,7 @@ pub(crate) fn judge(fleet: &Fleet, bench: &Bench<'_>) -> Vec<Finding> {
         let lasting = |d: &&Deviating| d.phase != Phase::Ended && d.scorer.trusts_values();
         for deviating in reported.deviations.iter().filter(lasting) {
             let Some(series) = region.series.get(deviating.series as usize) else { continue };
-            if bench.case.settings.metric(fleet.names.metrics.get(series.metric)).is_none() {
+            if !has_role.get(usize::from(series.metric)).is_some_and(|has_role| *has_role) {
                 let cell = &region.cells[series.cell as usize];
                 let names = (fleet.names.devices.get(cell.device), fleet.names.stacks.get(cell.stack));
                 by_cell.entry(names).or_default().push(deviating);

@@ -207,13 +207,19 @@ impl Region {
         self
     }
 
+    /// The place of a cell, made now if it is new. It is looked for at `guess` first, for an agent names its cells in
+    /// the same order each time.
     pub(crate) fn cell(
         &mut self,
+        guess: u32,
         device: u16,
         stack: u16,
         limits: &Limits,
         counts: &mut Counts,
     ) -> Option<u32> {
+        if self.cells.get(guess as usize).is_some_and(|it| (it.device, it.stack) == (device, stack)) {
+            return Some(guess);
+        }
         if let Some(place) = self.cell_places.get(&(device, stack)) {
             return Some(*place);
         }

@@ -2,6 +2,7 @@
 //!
 //! It must never report one fault twice. The hard case is nested sets, a cell within a stack within a device everywhere:
 //! the set with the best support is taken, its shift is subtracted, and the search goes on with the rest.
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -285,33 +286,86 @@ pub(crate) fn pool(points: &[Point], members: &[usize], horizon: usize) -> Sums 
 
 /// What the members of a scope come to at every horizon. A point is several cache lines, so each is looked at once for all of them.
 pub(crate) fn pool_all(points: &[Point], members: &[usize]) -> [Sums; HORIZONS] {
+    let parts: Vec<[Sums; HORIZONS]> = members.iter().map(|index| parts(&points[*index])).collect();
+    total(parts.iter())
+}
+
+/// Room for what is worked out of each point and scope, kept from window to window: asked for anew each time, it would come
+/// from the system and go back to it page by page. About 600 bytes for each cell of the largest metric.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Room {
+    parts: Vec<[Sums; HORIZONS]>,
+    /// What the members of each scope come to.
+    pub(crate) sums: Vec<[Sums; HORIZONS]>,
+    /// What is learned of each scope's noise.
+    pub(crate) noise: Vec<Noise>,
+    /// What each scope shows by itself.
+    pub(crate) shown: Vec<Pooled>,
+}
+
+impl Room {
+    /// Works out what the members of each scope come to. A point is in half a dozen scopes: what it adds to each is worked
+    /// out once.
+    pub(crate) fn sum(&mut self, scopes: &Scopes, points: &[Point]) {
+        self.parts.clear();
+        self.parts.extend(points.iter().map(parts));
+        let parts = &self.parts;
+        self.sums.clear();
+        self.sums.extend(scopes.iter().map(|(_, members)| total(members.iter().map(|index| &parts[*index]))));
+    }
+
+    /// Looks up what is learned of the noise of each of `scopes`.
+    pub(crate) fn look_up(&mut self, noise: &Noises, scopes: &Scopes) {
+        self.noise.clear();
+        let Some(metric) = scopes.first().map(|(key, _)| key.metric) else { return };
+        let mut known = noise.range(ScopeKey::all_of(metric)).peekable();
+        let mut of = |key: &ScopeKey| {
+            while known.next_if(|(other, _)| *other < key).is_some() {}
+            known.next_if(|(other, _)| *other == key).map(|(_, noise)| *noise).unwrap_or_default()
+        };
+        self.noise.extend(scopes.iter().map(|(key, _)| of(key)));
+    }
+}
+
+/// What a point adds to the sums of a scope, by horizon.
+fn parts(point: &Point) -> [Sums; HORIZONS] {
+    let explained = if point.explained == 0.0 { 1.0 } else { point.explained.exp() };
+    std::array::from_fn(|horizon| Sums::part(point, horizon, explained))
+}
+
+/// The sums of `parts` in their order, as means.
+fn total<'a>(parts: impl Iterator<Item = &'a [Sums; HORIZONS]>) -> [Sums; HORIZONS] {
     let mut pooled = [Sums::default(); HORIZONS];
-    for point in members.iter().map(|index| &points[*index]) {
-        let explained = if point.explained == 0.0 { 1.0 } else { point.explained.exp() };
-        for (horizon, sums) in pooled.iter_mut().enumerate() {
-            sums.add(point, horizon, explained);
-        }
+    for part in parts {
+        pooled.iter_mut().zip(part).for_each(|(sums, part)| sums.add(part));
     }
     pooled.map(Sums::settled)
 }
 
-/// What the members of each scope come to.
-pub(crate) fn sums(scopes: &Scopes, points: &[Point]) -> Vec<[Sums; HORIZONS]> {
-    scopes.iter().map(|(_, members)| pool_all(points, members)).collect()
-}
-
 impl Sums {
-    fn add(&mut self, point: &Point, horizon: usize, explained: f64) {
+    fn part(point: &Point, horizon: usize, explained: f64) -> Self {
         let weight = 1.0 / (point.poisson[horizon] + CELL_SPREAD * CELL_SPREAD);
-        self.weights += weight;
-        self.shift += weight * point.residual[horizon];
-        self.counting += weight * weight * point.poisson[horizon];
-        self.common_mode += weight * point.common_mode;
-        self.uneven += weight * point.share.uneven;
-        self.disturbance += weight * point.disturbance;
         let [observed, expected] = point.counted[horizon];
-        self.counted[0] += observed;
-        self.counted[1] += expected * explained;
+        Self {
+            weights: weight,
+            shift: weight * point.residual[horizon],
+            counting: weight * weight * point.poisson[horizon],
+            common_mode: weight * point.common_mode,
+            uneven: weight * point.share.uneven,
+            disturbance: weight * point.disturbance,
+            counted: [observed, expected * explained],
+        }
+    }
+
+    fn add(&mut self, part: &Self) {
+        self.weights += part.weights;
+        self.shift += part.shift;
+        self.counting += part.counting;
+        self.common_mode += part.common_mode;
+        self.uneven += part.uneven;
+        self.disturbance += part.disturbance;
+        self.counted[0] += part.counted[0];
+        self.counted[1] += part.counted[1];
     }
 
     /// Means in place of weighted sums.
@@ -412,23 +466,27 @@ impl Search<'_> {
             && is_coherent(pooled, members, points)
     }
 
-    /// What each scope shows by itself; `sums` is what its members come to.
-    pub(crate) fn show(&self, scopes: &Scopes, sums: &[[Sums; HORIZONS]], points: &[Point]) -> Vec<Pooled> {
+    /// Works out what each scope shows by itself, into `shown`; `sums` is what its members come to.
+    pub(crate) fn show(
+        &self,
+        scopes: &Scopes,
+        sums: &[[Sums; HORIZONS]],
+        points: &[Point],
+        shown: &mut Vec<Pooled>,
+    ) {
         let all = scopes.iter().zip(sums).zip(self.noise);
         // Nothing is explained yet.
         let show = |(((key, members), sums), noise): ((&(ScopeKey, Vec<usize>), _), _)| {
             self.pool(*key, noise, (members.len(), 0.0), self.allowed(*key, members, points), sums)
         };
-        all.map(show).collect()
+        shown.clear();
+        shown.extend(all.map(show));
     }
 
     /// The fewest scopes that explain what is left over, the best supported first, from what each shows by itself.
-    pub(crate) fn explain(
-        &self,
-        scopes: &Scopes,
-        mut shown: Vec<Pooled>,
-        points: &mut [Point],
-    ) -> Vec<Pooled> {
+    pub(crate) fn explain(&self, scopes: &Scopes, shown: &mut [Pooled], points: &[Point]) -> Vec<Pooled> {
+        // Copied only where something is found.
+        let mut points = Cow::Borrowed(points);
         let pool = |place: usize, points: &[Point], sums: &[Sums; HORIZONS]| {
             let (key, members): &(ScopeKey, Vec<usize>) = &scopes[place];
             let explained = members.iter().map(|i| points[*i].explained.abs()).fold(0.0, f64::max);
@@ -441,11 +499,12 @@ impl Search<'_> {
             for (place, pooled) in shown.iter().enumerate() {
                 let better = best.is_none_or(|known| pooled.gain > shown[known].gain * (1.0 + 1e-9));
                 let is_new = || found.iter().all(|f| f.key != pooled.key);
-                if better && is_new() && self.qualifies(pooled, &scopes[place].1, points) {
+                if better && is_new() && self.qualifies(pooled, &scopes[place].1, &points) {
                     best = Some(place);
                 }
             }
-            let Some(best) = best.map(|place| self.take(&shown[place], &scopes[place].1, points)) else {
+            let Some(best) = best.map(|place| self.take(&shown[place], &scopes[place].1, points.to_mut()))
+            else {
                 break;
             };
             // Only scopes that share a cell with it show something else now.
@@ -453,7 +512,7 @@ impl Search<'_> {
             best.members.iter().for_each(|index| touched[*index] = true);
             for (place, (_, members)) in scopes.iter().enumerate() {
                 if members.iter().any(|index| touched[*index]) {
-                    shown[place] = pool(place, points, &pool_all(points, members));
+                    shown[place] = pool(place, &points, &pool_all(&points, members));
                 }
             }
             found.push(best);
@@ -549,17 +608,6 @@ pub(crate) fn learn_tails(
     }
 }
 
-/// What is learned of the noise of each of `scopes`, in their order.
-pub(crate) fn noises(noise: &Noises, scopes: &Scopes) -> Vec<Noise> {
-    let Some(metric) = scopes.first().map(|(key, _)| key.metric) else { return Vec::new() };
-    let mut known = noise.range(ScopeKey::all_of(metric)).peekable();
-    let mut of = |key: &ScopeKey| {
-        while known.next_if(|(other, _)| *other < key).is_some() {}
-        known.next_if(|(other, _)| *other == key).map(|(_, noise)| *noise).unwrap_or_default()
-    };
-    scopes.iter().map(|(key, _)| of(key)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -601,16 +649,19 @@ mod tests {
         all
     }
 
-    fn explain(mut points: Vec<Point>) -> Vec<(u16, u16, u16)> {
-        let mut noise = BTreeMap::new();
+    fn explain(points: &[Point]) -> Vec<(u16, u16, u16)> {
+        let (mut noise, mut room) = (BTreeMap::new(), Room::default());
         let quiet = lattice(|_, _, _| 0.0);
         for _ in 0..500 {
             let scopes = members(0, &quiet);
-            learn(&mut noise, &scopes, &sums(&scopes, &quiet), 288.0, &|_, _| false);
+            room.sum(&scopes, &quiet);
+            learn(&mut noise, &scopes, &room.sums, 288.0, &|_, _| false);
         }
-        let scopes = members(0, &points);
+        let scopes = members(0, points);
+        room.look_up(&noise, &scopes);
+        room.sum(&scopes, points);
         let search = Search {
-            noise: &noises(&noise, &scopes),
+            noise: &room.noise,
             allowed: &[],
             needed: &|_| 4.5,
             counts: true,
@@ -618,25 +669,25 @@ mod tests {
             residual_min: 0.2,
             directions: (true, false),
         };
-        let sums = sums(&scopes, &points);
-        let found = search.explain(&scopes, search.show(&scopes, &sums, &points), &mut points);
+        search.show(&scopes, &room.sums, points, &mut room.shown);
+        let found = search.explain(&scopes, &mut room.shown, points);
         found.iter().map(|f| (f.key.region, f.key.device, f.key.stack)).collect()
     }
 
     #[test]
     fn each_fault_is_explained_by_its_own_scope() {
-        assert_eq!(explain(lattice(|_, _, _| 0.0)), []);
-        assert_eq!(explain(lattice(|r, _, s| if (r, s) == (1, 2) { -0.7 } else { 0.0 })), [(1, ALL, 2)]);
-        assert_eq!(explain(lattice(|_, d, _| if d == 3 { -0.7 } else { 0.0 })), [(ALL, 3, ALL)]);
-        assert_eq!(explain(lattice(|r, d, s| if (r, d, s) == (0, 1, 2) { -0.7 } else { 0.0 })), [(0, 1, 2)]);
+        assert_eq!(explain(&lattice(|_, _, _| 0.0)), []);
+        assert_eq!(explain(&lattice(|r, _, s| if (r, s) == (1, 2) { -0.7 } else { 0.0 })), [(1, ALL, 2)]);
+        assert_eq!(explain(&lattice(|_, d, _| if d == 3 { -0.7 } else { 0.0 })), [(ALL, 3, ALL)]);
+        assert_eq!(explain(&lattice(|r, d, s| if (r, d, s) == (0, 1, 2) { -0.7 } else { 0.0 })), [(0, 1, 2)]);
     }
 
     #[test]
     fn a_fault_during_an_event_is_found_and_the_event_is_not() {
         let event = |_: u16, d: u16, s: u16| 0.6 + 0.05 * f64::from(d) - 0.04 * f64::from(s);
-        assert_eq!(explain(lattice(event)), []);
+        assert_eq!(explain(&lattice(event)), []);
         let both = |r: u16, d: u16, s: u16| event(r, d, s) - if (r, s) == (1, 2) { 1.5 } else { 0.0 };
-        assert_eq!(explain(lattice(both)), [(1, ALL, 2)]);
+        assert_eq!(explain(&lattice(both)), [(1, ALL, 2)]);
     }
 
     #[test]
