@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs everything that continuous integration runs: installs what the tests need, then format, lints, documentation,
 # dependencies, tests and short fuzz runs, and what does not depend on a clock of other machines and of budgets: scores to
-# the same bits on a Cortex-M4 and on aarch64, the instructions of an observation, the size of the agent's file for aarch64,
-# and the memory that the agent is resident with. Stops at the first failure with its exit code.
+# the same bits on a Cortex-M4 and on aarch64, the instructions of an observation, the size of the agent's file for ARM, and
+# the memory that the agent is resident with. Stops at the first failure with its exit code.
 #
 #   tests/run.sh
 #
@@ -123,6 +123,7 @@ cross/test.sh aarch64-unknown-linux-gnu scores
 section budgets
 tests/instructions.sh
 cross/test.sh aarch64-unknown-linux-gnu size
+cross/test.sh armv7-unknown-linux-gnueabihf size
 measure_memory
 
 section "all passed in ${SECONDS} s"
