@@ -1,10 +1,14 @@
 //! A real agent in a test: free ports, a config for them, the process, and what it tells over HTTP.
 //!
-//! It must never wait without a bound, nor leave a process behind. The hard case is ports: each test takes free ones from
-//! the system and hands them over in the config.
+//! It must never wait without a bound, nor leave a process behind. The hard case is ports: each test takes free ones, which
+//! no other test gets meanwhile, and hands them over in the config.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::ops::Range;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as SocketName, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -24,11 +28,21 @@ pub(crate) fn file(dir: &Path, text: &str) -> PathBuf {
     path
 }
 
-/// A port that is free for TCP and UDP at this moment.
+/// Ports from which the kernel gives none away by itself (`ip_local_port_range` begins above).
+const PORTS: Range<u16> = 12_000..32_000;
+
+/// What was given to this process, until it ends.
+static TAKEN: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+
+/// A port that is free for TCP and UDP, and given to no other test while this process lives: its name in the kernel says so.
 pub(crate) fn free_port() -> u16 {
     loop {
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+        let draw = RandomState::new().hash_one(()) % u64::from(PORTS.end - PORTS.start);
+        let port = PORTS.start + draw as u16;
+        let name = SocketName::from_abstract_name(format!("vedette-test-port-{port}"));
+        let Ok(taken) = UnixListener::bind_addr(&name.unwrap()) else { continue };
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            TAKEN.lock().unwrap().push(taken);
             return port;
         }
     }

@@ -6,8 +6,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::Range;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as SocketName, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// How long anything may take: on a machine with other things to do as well.
@@ -16,14 +19,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Ports from which the kernel gives none away by itself (`ip_local_port_range` begins above).
 const PORTS: Range<u16> = 12_000..32_000;
 
-/// A loopback address that is free for TCP and UDP, drawn by chance, so that two tests hardly ever draw the same.
+/// What was given to this process, until it ends.
+static TAKEN: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+
+/// A loopback address that is free for TCP and UDP, and given to no other test while this process lives: its name in the kernel says so.
 fn free_address() -> SocketAddr {
     for _ in 0..100 {
         let draw = RandomState::new().hash_one(()) % u64::from(PORTS.end - PORTS.start);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORTS.start + draw as u16));
+        let name = SocketName::from_abstract_name(format!("vedette-test-port-{}", address.port()));
+        let Ok(taken) = UnixListener::bind_addr(&name.unwrap()) else { continue };
         // Where console and API are exposed the port is taken on every address.
         let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
         if TcpListener::bind(everywhere).is_ok() && UdpSocket::bind(address).is_ok() {
+            TAKEN.lock().unwrap().push(taken);
             return address;
         }
     }
