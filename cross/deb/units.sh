@@ -64,6 +64,7 @@ expect "a credential is for the service only" readable_by_service_only
 soon "it is connected again" connected
 
 for unit in vedette-aggregator vedette-agent; do
+  # The number by which systemd shows "kill".
   expect "$unit would be ended by its sandbox" shows $unit SystemCallErrorNumber 2147483646
 done
 expect "none was ever ended by its sandbox" bash -c '! journalctl --no-pager | grep -E "SIGSYS|status=31|code=killed"'

@@ -1,8 +1,8 @@
 //! QUIC (RFC 9000) with TLS 1.3: the connection that carries frames, and enrolment on the same port.
 //!
-//! The only files that name the QUIC library are this one and its socket's. Must never send early data, resume a session, or trust an authority but
-//! the stored one (or, to enrol, the one whose fingerprint the token carries). The hard case is a peer that stops
-//! reading: windows are small, and the caller bounds how long it waits.
+//! The only files that name the QUIC library are this one and its socket's. Must never send early data, resume a session,
+//! or trust an authority but the stored one (or, to enrol, the one whose fingerprint the token carries). The hard case is a
+//! peer that stops reading: windows are small, and the caller bounds how long it waits.
 
 mod socket;
 
@@ -47,7 +47,8 @@ const SEND_WINDOW_BYTES: u64 = 128 * 1024;
 /// The longest datagram that is tried: Ethernet's 1,500 bytes without the headers of IPv6 and UDP.
 const DATAGRAM_BYTES_MAX: u16 = 1_452;
 
-/// What the library keeps for receiving through a socket that gives one datagram at a time: thirty-two datagrams of the longest that it expects.
+/// What the library keeps for receiving through a socket that gives one datagram at a time: thirty-two of the longest that it
+/// expects.
 const DATAGRAMS_BYTES: usize = 32 * 1_472;
 
 /// Worst-case memory of a connection in bytes: both windows, two frames' buffers, datagrams, and TLS and transport state
@@ -528,27 +529,25 @@ mod tests {
         NewKey::generate(&vedette_common::AgentId::parse("edge-1").unwrap()).unwrap()
     }
 
+    /// An aggregator, and a connection to it with the certificate that a token gave.
+    async fn enrolled_and_connected(wire: &Arc<Wire>) -> (quinn::Endpoint, Connected) {
+        let authority = authority();
+        let (endpoint, address) = listen(&authority);
+        let (address, new) = (address.to_string(), new_key());
+        let enrolled = enroll(target(&address, wire), &token(&authority), &new.csr_der).await.unwrap();
+        (endpoint, connect(target(&address, wire), &identity(&new, &enrolled)).await.unwrap())
+    }
+
     #[tokio::test]
     async fn a_token_gives_a_certificate_that_opens_the_connection() {
         let wire = Arc::default();
-        let authority = authority();
-        let (_endpoint, address) = listen(&authority);
-        let new = new_key();
-        let enrolled =
-            enroll(target(&address.to_string(), &wire), &token(&authority), &new.csr_der).await.unwrap();
-        connect(target(&address.to_string(), &wire), &identity(&new, &enrolled)).await.unwrap();
+        enrolled_and_connected(&wire).await;
     }
 
     #[tokio::test]
     async fn frames_that_wait_together_share_datagrams_of_the_paths_size() {
         let wire = Arc::default();
-        let authority = authority();
-        let (_endpoint, address) = listen(&authority);
-        let new = new_key();
-        let enrolled =
-            enroll(target(&address.to_string(), &wire), &token(&authority), &new.csr_der).await.unwrap();
-        let identity = identity(&new, &enrolled);
-        let mut connected = connect(target(&address.to_string(), &wire), &identity).await.unwrap();
+        let (_endpoint, mut connected) = enrolled_and_connected(&wire).await;
         let birth = Birth {
             agent: vedette_common::AgentId::parse("edge-1").unwrap(),
             boot: vedette_common::BootId(1),
@@ -584,13 +583,7 @@ mod tests {
     #[tokio::test]
     async fn datagrams_grow_to_what_the_path_carries() {
         let wire = Arc::default();
-        let authority = authority();
-        let (_endpoint, address) = listen(&authority);
-        let new = new_key();
-        let enrolled =
-            enroll(target(&address.to_string(), &wire), &token(&authority), &new.csr_der).await.unwrap();
-        let connected =
-            connect(target(&address.to_string(), &wire), &identity(&new, &enrolled)).await.unwrap();
+        let (_endpoint, connected) = enrolled_and_connected(&wire).await;
         let mtu = || connected.sender.connection.stats().path.current_mtu;
         let grown = async {
             while mtu() < DATAGRAM_BYTES_MAX {

@@ -5,6 +5,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod hostile;
+#[path = "../../../tests/src/rig/ports.rs"]
+#[allow(unreachable_pub, reason = "it is public where the end-to-end tests have it")]
+mod ports;
 mod running;
 mod sources;
 mod supervised;

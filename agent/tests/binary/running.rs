@@ -3,16 +3,14 @@
 //! It must never wait without a bound, nor leave a process behind. The hard case is ports: each test takes free ones, which
 //! no other test gets meanwhile, and hands them over in the config.
 
-use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::ops::Range;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as SocketName, UnixListener};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use crate::ports::free_address;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -28,24 +26,8 @@ pub(crate) fn file(dir: &Path, text: &str) -> PathBuf {
     path
 }
 
-/// Ports from which the kernel gives none away by itself (`ip_local_port_range` begins above).
-const PORTS: Range<u16> = 12_000..32_000;
-
-/// What was given to this process, until it ends.
-static TAKEN: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
-
-/// A port that is free for TCP and UDP, and given to no other test while this process lives: its name in the kernel says so.
 pub(crate) fn free_port() -> u16 {
-    loop {
-        let draw = RandomState::new().hash_one(()) % u64::from(PORTS.end - PORTS.start);
-        let port = PORTS.start + draw as u16;
-        let name = SocketName::from_abstract_name(format!("vedette-test-port-{port}"));
-        let Ok(taken) = UnixListener::bind_addr(&name.unwrap()) else { continue };
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok() {
-            TAKEN.lock().unwrap().push(taken);
-            return port;
-        }
-    }
+    free_address().port()
 }
 
 pub(crate) struct Ports {

@@ -13,6 +13,9 @@ mod frames;
 mod notifiers;
 mod operations;
 mod overload;
+#[path = "../../../tests/src/rig/ports.rs"]
+#[allow(unreachable_pub, reason = "it is public where the end-to-end tests have it")]
+mod ports;
 mod program;
 mod replayed;
 mod restart;

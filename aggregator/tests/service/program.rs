@@ -2,42 +2,16 @@
 //! It must never outlive its test. The hard case is a port: the program needs a fixed one to be found again, also after a kill, when nothing holds it.
 
 use std::fs::File;
-use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::ops::Range;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as SocketName, UnixListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use crate::ports::free_address;
 
 /// How long anything may take: on a machine with other things to do as well.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Ports from which the kernel gives none away by itself (`ip_local_port_range` begins above).
-const PORTS: Range<u16> = 12_000..32_000;
-
-/// What was given to this process, until it ends.
-static TAKEN: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
-
-/// A loopback address that is free for TCP and UDP, and given to no other test while this process lives: its name in the kernel says so.
-fn free_address() -> SocketAddr {
-    for _ in 0..100 {
-        let draw = RandomState::new().hash_one(()) % u64::from(PORTS.end - PORTS.start);
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORTS.start + draw as u16));
-        let name = SocketName::from_abstract_name(format!("vedette-test-port-{}", address.port()));
-        let Ok(taken) = UnixListener::bind_addr(&name.unwrap()) else { continue };
-        // Where console and API are exposed the port is taken on every address.
-        let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-        if TcpListener::bind(everywhere).is_ok() && UdpSocket::bind(address).is_ok() {
-            TAKEN.lock().unwrap().push(taken);
-            return address;
-        }
-    }
-    panic!("no port is free for TCP and UDP at once");
-}
 
 /// A folder with a config and a state of its own, and the program that runs on them, if it does.
 pub(crate) struct Program {
