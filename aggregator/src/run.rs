@@ -31,7 +31,7 @@ use crate::limits::{CONFIG_POLL, SERVER_CERTIFICATE_RENEWAL, STOP_TIMEOUT};
 use crate::listen::Reception;
 use crate::listen::inbox::{self, Inbox};
 use crate::listen::mqtt::MqttListener;
-use crate::listen::quic::QuicListener;
+use crate::listen::quic::{DroppedDatagrams, QuicListener};
 use crate::metrics::{Metrics, Tally};
 use crate::outbox::{Deliveries, Routes};
 use crate::pulse::Pulse;
@@ -114,7 +114,7 @@ impl Service {
         let (reads, writes) = (stores.reads.clone(), stores.writes.clone());
         let gate = Gate::new(configs.clone(), reads.clone(), writes.clone(), metrics.clone())?;
         let desk = Desk::new(pictures.clone(), reads, writes, gate.clone(), configs.clone());
-        let health = health(&metrics, &outlets, pictures);
+        let health = health(&metrics, &outlets, pictures, listener.dropped_datagrams());
         let router = http::router(health, gate.clone()).merge(api::router(desk.clone()));
         let web = WebListener::new(web, shown.clone(), gate);
         let mut tasks = JoinSet::new();
@@ -321,9 +321,15 @@ async fn read_schedule(store: &StoreHandle, config: &Arc<Config>) -> anyhow::Res
     read.context("the calendar and the silences cannot be read")
 }
 
-fn health(metrics: &Metrics, outlets: &Outlets, pictures: watch::Receiver<Arc<Snapshot>>) -> Health {
+fn health(
+    metrics: &Metrics,
+    outlets: &Outlets,
+    pictures: watch::Receiver<Arc<Snapshot>>,
+    dropped: DroppedDatagrams,
+) -> Health {
     let page = metrics.page();
     page.add(Box::new(CoreCounts::new(pictures)));
+    page.add(Box::new(dropped));
     Health { ready: Arc::clone(&outlets.ready), page: Arc::new(page) }
 }
 

@@ -1,10 +1,12 @@
-//! Listening on QUIC: one UDP port, one connection an agent, one bidirectional stream of frames. The only file here that names quinn.
+//! Listening on QUIC: one UDP port, one connection an agent, one bidirectional stream of frames. Beside its own folder nothing here names quinn.
 //! It must never let an unverified peer reach the core: the data protocol needs a certificate of our CA whose key is the agent's latest, and ends
 //! when the agent is revoked or the certificate expires.
 //! The hard case is the end of a connection. A peer that breaks the protocol is told why and cut off; a graceful stop reads no more,
 //! but still writes every answer that the core owes before it closes.
 
-use std::net::{SocketAddr, UdpSocket};
+mod socket;
+
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +34,7 @@ use crate::limits::{
     REFUSED_ENROLMENT_WEIGHT, REPLY_QUEUE_MAX, SEND_WINDOW_BYTES, STREAM_WINDOW_BYTES,
 };
 use crate::metrics::Tally;
+pub use socket::DroppedDatagrams;
 
 /// TLS alerts by which a handshake tells what was wrong with a certificate (RFC 8446, section 6).
 const ALERT_BAD_CERTIFICATE: u8 = 42;
@@ -157,6 +160,7 @@ const fn admit(standing: Standing) -> Result<(), Ending> {
 #[derive(Debug)]
 pub struct QuicListener {
     endpoint: Endpoint,
+    dropped: DroppedDatagrams,
     retries: RetryKey,
     stop: watch::Sender<bool>,
     shared: Arc<Shared>,
@@ -182,7 +186,7 @@ impl QuicListener {
         let retries = RetryKey::of(&reception.enroller.authority());
         let config = quic_config(&reception.enroller.authority(), &retries)?;
         let failed = |source| ListenError::Bind { address, source };
-        let socket = UdpSocket::bind(address).map_err(failed)?;
+        let (socket, dropped) = socket::bind(address).map_err(failed)?;
         let endpoint = Endpoint::new(
             endpoint_config(&reception.enroller.authority()),
             Some(config),
@@ -199,7 +203,13 @@ impl QuicListener {
             stopping,
             reception,
         };
-        Ok(Self { endpoint, retries, stop, shared: Arc::new(shared) })
+        Ok(Self { endpoint, dropped, retries, stop, shared: Arc::new(shared) })
+    }
+
+    /// The count of datagrams that came too fast.
+    #[must_use]
+    pub const fn dropped_datagrams(&self) -> DroppedDatagrams {
+        self.dropped
     }
 
     /// The address that is listened on.

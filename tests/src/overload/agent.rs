@@ -24,8 +24,9 @@ use vedette_common::{AgentId, BootId, Lane, MonoMs, Now, RecordKey, Sequence, Wa
 
 use super::{Plan, SERVER_NAME, Seen};
 
-/// Bytes of each agent's spool.
-const SPOOL_BYTES: u32 = 1 << 20;
+/// Bytes of each agent's spool: seconds of ten times too much. A spool that is full sooner than an acknowledgement comes drops what was
+/// delivered, and nobody can tell from the agent alone.
+const SPOOL_BYTES: u32 = 4 << 20;
 /// Width of the windows that are reported.
 const WINDOW_MS: u32 = 10_000;
 /// Regions that the agents are spread over.

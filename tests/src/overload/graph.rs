@@ -18,19 +18,21 @@ const DELAY_RANGE: [f64; 2] = [1.0, 100_000.0];
 #[must_use]
 pub fn table(steps: &[Step]) -> String {
     let mut text = String::from(
-        "| load | made/s | acknowledged/s | refused/s | dropped by spools | deviations p50, p99 ms | roll-ups p50, p99 ms | resident MB |\n\
-         |---|---|---|---|---|---|---|---|\n",
+        "| load | made/s | applied/s | acknowledged/s | refused/s | datagrams lost/s | dropped by spools | deviations p50, p99 ms | roll-ups p50, p99 ms | resident MB |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
     );
     for step in steps {
         let [deviations, roll_ups] = step.delay_ms;
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
-            "| {:.2} | {:.0} | {:.0} | {:.0} | {} | {:.0}, {:.0} | {:.0}, {:.0} | {:.1} |",
+            "| {:.2} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {} | {:.0}, {:.0} | {:.0}, {:.0} | {:.1} |",
             step.load,
             step.offered_per_s,
+            step.applied_per_s,
             step.acknowledged_per_s,
             step.refused_per_s,
+            step.datagrams_lost_per_s,
             step.dropped,
             deviations[0],
             deviations[1],

@@ -51,8 +51,12 @@ pub struct Step {
     pub load: f64,
     /// Records made in a second, all agents together.
     pub offered_per_s: f64,
-    /// Of those, acknowledged in a second.
+    /// Of those, acknowledged in a second before their spool had to drop them.
     pub acknowledged_per_s: f64,
+    /// Records that the aggregator applied in a second.
+    pub applied_per_s: f64,
+    /// Datagrams that the aggregator's system dropped in a second.
+    pub datagrams_lost_per_s: f64,
     /// Records refused or dropped behind a refused one, in a second.
     pub refused_per_s: f64,
     /// Records that the agents' spools had to drop.
@@ -70,6 +74,13 @@ pub(crate) struct Seen {
     acknowledged: u64,
     dropped: u64,
     delays_ms: [Vec<f64>; 2],
+}
+
+/// Sums of the aggregator's counters.
+struct Counted {
+    applied: f64,
+    datagrams_lost: f64,
+    refused: f64,
 }
 
 /// A running aggregator and the certificates of its agents.
@@ -148,9 +159,9 @@ impl Stage {
             agents.spawn(agent.run());
         }
         sleep_until(from).await;
-        let refused = self.refused();
+        let before = self.counted();
         sleep_until(until).await;
-        let refused = self.refused() - refused;
+        let after = self.counted();
         let resident_bytes = self.aggregator.resident_bytes().context("the aggregator runs")?;
         while let Some(ended) = agents.join_next().await {
             ended??;
@@ -163,18 +174,29 @@ impl Stage {
             load: 0.0,
             offered_per_s: seen.made as f64 / seconds,
             acknowledged_per_s: seen.acknowledged as f64 / seconds,
-            refused_per_s: refused / seconds,
+            applied_per_s: (after.applied - before.applied) / seconds,
+            datagrams_lost_per_s: (after.datagrams_lost - before.datagrams_lost) / seconds,
+            refused_per_s: (after.refused - before.refused) / seconds,
             dropped: seen.dropped,
             delay_ms: seen.delays_ms.each_mut().map(|delays| percentiles(delays)),
             resident_bytes,
         })
     }
 
-    /// What the aggregator has refused so far, for whatever reason.
-    fn refused(&self) -> f64 {
+    /// What the aggregator itself has counted so far.
+    fn counted(&self) -> Counted {
         let text = get(self.http, "/metrics").map(|(_, body)| body).unwrap_or_default();
-        let lines = text.lines().filter(|line| line.starts_with("vedette_aggregator_refused_total"));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        let total = |name: &str| {
+            let lines = text.lines().filter(|line| {
+                line.strip_prefix("vedette_aggregator_").is_some_and(|line| line.starts_with(name))
+            });
+            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        };
+        Counted {
+            applied: total("core_summaries_total"),
+            datagrams_lost: total("datagrams_dropped_total"),
+            refused: total("refused_total"),
+        }
     }
 }
 

@@ -22,6 +22,7 @@ const TECHNOLOGIES: &[(&str, &[&str])] = &[
             "agent/src/uplink/quic.rs",
             "agent/src/uplink/quic/",
             "aggregator/src/listen/quic.rs",
+            "aggregator/src/listen/quic/",
             "aggregator/tests/service/",
         ],
     ),
