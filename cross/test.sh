@@ -10,8 +10,9 @@
 #         end_to_end  the end-to-end tests with the agent of that machine and an aggregator of this one, over QUIC and
 #                     over MQTT, kill -9 included; the agent is built by cross/build.sh with the profile edge
 #         memory      on x86-64: what the agent is resident with at 1,000 and 10,000 series, over QUIC with mutual TLS
+#         idle        on x86-64: what the agent takes of a core at 10,000 observations a second, and at none
 #         size        the agent's file is at most 4 MiB on ARM
-# Memory is measured on x86-64 only, and a board has only scores.
+# Memory and processor time are measured on x86-64 only, and a board has only scores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . cross/toolchain.sh
@@ -119,12 +120,17 @@ test_size() {
   [ "$bytes" -le "$bytes_max" ] || fail "the agent for $target has $bytes bytes, more than $bytes_max"
 }
 
-test_memory() {
-  [[ $target = x86_64-* ]] || fail "memory is measured on x86-64: QEMU's own would count elsewhere"
+# Measures the installed agent with what the arguments choose of one file of tests.
+measure() {
+  [[ $target = x86_64-* ]] || fail "measured on x86-64 only: QEMU's own memory and time would count elsewhere"
   cross/build.sh "$target"
   VEDETTE_AGENT=$PWD/target/$target/edge/vedette-agent \
-    cargo test --locked --quiet -p vedette-tests --test memory -- --include-ignored --nocapture
+    cargo test --locked --quiet -p vedette-tests --test memory -- --include-ignored --nocapture "$@"
 }
+
+test_memory() { measure --skip an_agent_leaves; }
+
+test_idle() { measure an_agent_leaves; }
 
 test_end_to_end() {
   install_packages mosquitto prometheus-alertmanager openssl
@@ -141,8 +147,8 @@ case $target in
 esac
 for part in "${parts[@]}"; do
   case $part in
-    scores | recording | units | end_to_end | memory | size) ;;
-    *) fail "unknown part $part; one of: scores recording units end_to_end memory size" ;;
+    scores | recording | units | end_to_end | memory | idle | size) ;;
+    *) fail "unknown part $part; one of: scores recording units end_to_end memory idle size" ;;
   esac
   began=$SECONDS
   "test_$part"

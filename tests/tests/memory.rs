@@ -1,5 +1,5 @@
 //! How much memory a real agent is resident with, connected over QUIC with mutual TLS: with all its series in use, and with
-//! an aggregator that hardly answers.
+//! an aggregator that hardly answers; and how much of a core it takes.
 //!
 //! The first must measure what is installed: `cross/test.sh x86_64-unknown-linux-musl memory` builds the agent in the profile
 //! edge and runs this test with it; without that agent there is nothing to measure. The second holds any build to what its
@@ -13,6 +13,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use vedette_tests::rig::{Process, eventually, free_address, get, program};
 
@@ -55,6 +56,53 @@ fn resident_bytes(series: u32, hours: u64) -> u64 {
     });
     assert_eq!(stage.metric("vedette_agent_series"), u64::from(series));
     stage.agent.resident_bytes().unwrap()
+}
+
+/// What is measured of the processor: series, lines a write, and writes a second.
+const PACES: [(u32, u32, u32); 3] = [(10_000, 1_000, 10), (10_000, 100, 100), (10_000, 1_000, 0)];
+/// The goal, in hundredths of a percent of a core, at 10,000 observations a second.
+const GOAL_OF_A_CORE: u64 = 100;
+
+#[test]
+#[ignore = "takes minutes and measures the installed agent only: run by cross/test.sh x86_64-unknown-linux-musl idle"]
+fn an_agent_leaves_the_core_to_others() {
+    assert!(std::env::var_os("VEDETTE_AGENT").is_some(), "VEDETTE_AGENT names the agent to measure");
+    for (series, lines, writes) in PACES {
+        let share = share_of_a_core(series, lines, writes);
+        println!(
+            "{series} series, {} observations a second in writes of {lines}: {}.{:02} % of a core",
+            lines * writes,
+            share / 100,
+            share % 100
+        );
+        // Twice the goal: other programs beside it cost a program its caches.
+        assert!(share <= 2 * GOAL_OF_A_CORE, "more than twice the goal");
+    }
+}
+
+/// Processor time of all threads of an agent over a minute, in hundredths of a percent of it, at so many writes a second.
+fn share_of_a_core(series: u32, lines: u32, writes: u32) -> u64 {
+    const SECONDS: u32 = 60;
+    let stage = Stage::set(series, "wall");
+    let mut connection = TcpStream::connect(stage.lines).unwrap();
+    let scored = || stage.metric("vedette_agent_observations_scored_total");
+    connection.write_all(text(0..series, None).as_bytes()).unwrap();
+    eventually("the series scored", 60, || (scored() >= u64::from(series)).then_some(()));
+    let batches: Vec<_> =
+        (0..series / lines).map(|part| text(part * lines..(part + 1) * lines, None)).collect();
+    let before_ticks = stage.agent_ticks();
+    let began = Instant::now();
+    for write in 0..SECONDS * writes {
+        let due = Duration::from_secs(1) * write / writes;
+        std::thread::sleep(due.saturating_sub(began.elapsed()));
+        connection.write_all(batches[write as usize % batches.len()].as_bytes()).unwrap();
+    }
+    std::thread::sleep(Duration::from_secs(SECONDS.into()).saturating_sub(began.elapsed()));
+    let (ticks, elapsed) = (stage.agent_ticks() - before_ticks, began.elapsed());
+    let sent = u64::from(series) + u64::from(SECONDS * writes * lines);
+    eventually("every observation scored", 60, || (scored() >= sent).then_some(()));
+    // A hundred ticks are a second, on every machine that Linux tells them on.
+    ticks * 100_000 / elapsed.as_millis() as u64
 }
 
 /// Distinct series of the flood.
@@ -151,6 +199,14 @@ impl Stage {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.agent.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
         line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * KIB
+    }
+
+    /// Processor time of the agent's threads, those that have ended included.
+    fn agent_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.agent.id())).unwrap();
+        // The program's name stands in parentheses; user and system time are the twelfth and thirteenth field after it.
+        let fields = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
+        fields.map(|field| field.parse::<u64>().unwrap()).sum()
     }
 
     fn signal_aggregator(&self, signal: &str) {
