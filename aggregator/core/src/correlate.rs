@@ -83,15 +83,15 @@ pub(crate) struct CommonMode {
 
 /// Takes the common mode off the points of one region, each compared with the groups and devices it is not part of.
 pub(crate) fn take_common_mode(points: &mut [Point]) -> CommonMode {
-    let groups: BTreeSet<u16> = points.iter().map(|p| p.group).collect();
-    let devices: BTreeSet<u16> = points.iter().map(|p| p.device).collect();
+    let (groups, devices) = (distinct(points, |p| p.group), distinct(points, |p| p.device));
     if groups.len() < 2 {
-        return take_mode_of_devices(points, &devices, groups);
+        return take_mode_of_devices(points, &devices, &groups);
     }
     let centres = centres(points, &groups, &devices);
     // What a device is compared with is put in order once for all its stacks.
     for of_device in points.chunk_by_mut(|a, b| a.device == b.device) {
         let device = of_device.first().map_or(0, |point| point.device);
+        let device = devices.binary_search(&device).unwrap_or(devices.len());
         let all: Vec<(f64, u16)> =
             centres.iter().filter_map(|it| Some((it.without(device)?, it.group))).collect();
         let moved = Others::new(all.iter().map(|(centre, group)| (centre.abs(), *group)).collect());
@@ -102,21 +102,33 @@ pub(crate) fn take_common_mode(points: &mut [Point]) -> CommonMode {
     }
     let mut all: Vec<f64> = centres.iter().filter_map(|it| it.all).collect();
     let disturbance = shared(&mut all.iter().map(|centre| centre.abs()).collect::<Vec<f64>>());
+    let groups = groups.into_iter().collect();
     CommonMode { value: shared(&mut all), disturbance, groups, by_device: false }
 }
 
-fn take_mode_of_devices(points: &mut [Point], devices: &BTreeSet<u16>, groups: BTreeSet<u16>) -> CommonMode {
+/// What `of` gives of the points, each once and in order.
+fn distinct(points: &[Point], of: impl Fn(&Point) -> u16) -> Vec<u16> {
+    let mut all: Vec<u16> = points.iter().map(of).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+fn take_mode_of_devices(points: &mut [Point], devices: &[u16], groups: &[u16]) -> CommonMode {
+    let all = groups.iter().copied().collect();
     if devices.len() < DEVICES_AS_PEERS_MIN {
         points.iter_mut().for_each(|point| point.take_off(0.0, 0.0));
-        return CommonMode { groups, ..CommonMode::default() };
+        return CommonMode { groups: all, ..CommonMode::default() };
     }
-    let centres = centres(points, &groups, devices);
+    let centres = centres(points, groups, devices);
     let own = centres.first();
     for point in points {
-        let mode = own.and_then(|it| it.without(point.device)).unwrap_or(0.0);
+        let device = devices.binary_search(&point.device).unwrap_or(devices.len());
+        let mode = own.and_then(|it| it.without(device)).unwrap_or(0.0);
         point.take_off(mode, mode.abs());
     }
     let value = own.and_then(|it| it.all).unwrap_or(0.0);
+    let groups = all;
     CommonMode { value, disturbance: value.abs(), groups, by_device: true }
 }
 
@@ -158,44 +170,58 @@ impl Point {
 struct Centre {
     group: u16,
     all: Option<f64>,
-    /// Of the group's other devices, by the device left out, in order of places.
-    without: Vec<(u16, f64)>,
+    /// Of the group's other devices, by the place of the device left out; none where the group has nothing of it.
+    without: Vec<Option<f64>>,
 }
 
 impl Centre {
-    /// The centre with `device` left out: that of all where the group has nothing of it.
-    fn without(&self, device: u16) -> Option<f64> {
-        let found = self.without.binary_search_by_key(&device, |(known, _)| *known);
-        found.map_or(self.all, |place| Some(self.without[place].1))
+    /// The centre with the device of `place` left out: that of all where the group has nothing of it.
+    fn without(&self, place: usize) -> Option<f64> {
+        self.without.get(place).copied().flatten().or(self.all)
     }
+}
+
+/// What one point says of the centre of its group.
+#[derive(Clone, Copy)]
+struct Vote {
+    told: f64,
+    weight: f64,
+    group: u16,
+    /// The place of its device.
+    device: u16,
 }
 
 /// The weighted median of each group, over all its devices and with each device left out. A group that has no other
 /// device keeps the one it has.
-fn centres(points: &[Point], groups: &BTreeSet<u16>, devices: &BTreeSet<u16>) -> Vec<Centre> {
+fn centres(points: &[Point], groups: &[u16], devices: &[u16]) -> Vec<Centre> {
+    let device = |p: &Point| devices.binary_search(&p.device).unwrap_or(devices.len()) as u16;
+    let vote = |p: &Point| Vote { told: p.told(), weight: p.weight(), group: p.group, device: device(p) };
+    let votes: Vec<Vote> = points.iter().map(vote).collect();
+    let mut members: Vec<Vote> = Vec::with_capacity(votes.len());
     let centre = |group: &u16| {
-        let of_group = points.iter().filter(|p| p.group == *group);
-        let mut members: Vec<(f64, f64, u16)> = of_group.map(|p| (p.told(), p.weight(), p.device)).collect();
-        members.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let all = weighted_median(members.iter().map(|m| (m.0, m.1)));
-        let present = devices.iter().filter(|device| members.iter().any(|m| m.2 == **device));
-        let without = |device: &u16| {
-            let others = members.iter().filter(|m| m.2 != *device).map(|m| (m.0, m.1));
-            Some((*device, weighted_median(others).or(all)?))
-        };
-        Centre { group: *group, all, without: present.filter_map(without).collect() }
+        members.clear();
+        members.extend(votes.iter().filter(|vote| vote.group == *group));
+        members.sort_by(|a, b| a.told.total_cmp(&b.told));
+        let all = weighted_median(&members, None);
+        let mut without = vec![None; devices.len()];
+        for device in members.iter().map(|vote| vote.device) {
+            let centre = &mut without[usize::from(device)];
+            *centre = centre.or_else(|| weighted_median(&members, Some(device))).or(all);
+        }
+        Centre { group: *group, all, without }
     };
     groups.iter().map(centre).collect()
 }
 
-/// The lower weighted median of values in ascending order.
-fn weighted_median(sorted: impl Iterator<Item = (f64, f64)> + Clone) -> Option<f64> {
-    let half = sorted.clone().map(|(_, weight)| weight).sum::<f64>() / 2.0;
+/// The lower weighted median of votes in ascending order, those of the device `left_out` aside.
+fn weighted_median(sorted: &[Vote], left_out: Option<u16>) -> Option<f64> {
+    let counted = || sorted.iter().filter(|vote| Some(vote.device) != left_out);
+    let half = counted().map(|vote| vote.weight).sum::<f64>() / 2.0;
     let mut below = 0.0;
-    for (value, weight) in sorted {
-        below += weight;
+    for vote in counted() {
+        below += vote.weight;
         if below >= half {
-            return Some(value);
+            return Some(vote.told);
         }
     }
     None

@@ -98,7 +98,8 @@ impl Bench<'_> {
     fn score(&self, fleet: &Fleet, inside: &BTreeSet<(u16, u16, u16)>, metric: u16) -> f64 {
         let mut score: f64 = 0.0;
         for place in &self.regions {
-            let Some(region) = fleet.get(*place) else { continue };
+            let is_touched = inside.range((*place, 0, 0)..).next().is_some_and(|cell| cell.0 == *place);
+            let Some(region) = fleet.get(*place).filter(|_| is_touched) else { continue };
             for series in region.series.iter().filter(|s| s.metric == metric) {
                 let cell = &region.cells[series.cell as usize];
                 if inside.contains(&(*place, cell.device, cell.stack)) {
@@ -172,23 +173,30 @@ impl Bench<'_> {
         let latency = (settings.role == Role::Traffic)
             .then(|| errors::weigh_latency(fleet, noises, &self.roles, &regions, &within));
         let evidence = Evidence {
-            common_mode: pooled.common_mode,
-            residual: pooled.shift,
-            tolerance: pooled.deviation * judgement.significance,
-            significance: pooled.significance,
-            peers: self.peers(fleet, modes, &pooled.regions, &groups, pooled.key),
+            common_mode: pooled.shown.common_mode,
+            residual: pooled.shown.shift,
+            tolerance: pooled.shown.deviation * judgement.significance,
+            significance: pooled.shown.significance,
+            peers: self.peers(fleet, modes, &pooled.regions, &groups, pooled.shown.key),
             errors: weighed.flatten(),
             latency: latency.flatten(),
             disturbance: self.moved(fleet, settings.role, pooled),
-            synchrony: synchrony(fleet, pooled.key.metric, &members),
-            significance_threshold: self.asked(noises, pooled.key),
+            synchrony: synchrony(fleet, pooled.shown.key.metric, &members),
+            significance_threshold: self.asked(noises, pooled.shown.key),
             recovering: judgement.ingredients.derivative && is_recovering(fleet, &members),
-            score: self.score(fleet, &cells, pooled.key.metric),
-            ..self.evidence(fleet, pooled.key.metric, settings.role, &pooled.regions, &members, pooled.shift)
+            score: self.score(fleet, &cells, pooled.shown.key.metric),
+            ..self.evidence(
+                fleet,
+                pooled.shown.key.metric,
+                settings.role,
+                &pooled.regions,
+                &members,
+                pooled.shown.shift,
+            )
         }
         .settled();
         let ruling = verdict::rule_leftover(&evidence, settings.role, judgement)?;
-        let scope = self.scope(fleet, pooled.key, Some(&pooled.regions));
+        let scope = self.scope(fleet, pooled.shown.key, Some(&pooled.regions));
         let series = self.series(fleet, &members, &evidence.metric);
         let mut finding = self.finding(Source::Leftover, scope, evidence, ruling, series);
         let held: BTreeSet<CellPlace> = pooled.members.iter().map(|index| points[*index].cell()).collect();
@@ -196,18 +204,18 @@ impl Bench<'_> {
         let compared: Vec<&Point> = points.iter().filter(|p| regions.contains(&p.region)).collect();
         let explained = |p: &Point| {
             let over = before.iter().filter(|it| it.members.iter().any(|at| points[*at].cell() == p.cell()));
-            over.map(|it| it.shift).collect()
+            over.map(|it| it.shown.shift).collect()
         };
         let part = |p: &Point| Part {
             inside: held.contains(&p.cell()),
             named: pooled.regions.contains(&p.region),
             explained: explained(p),
         };
-        let (MetricSettings { role, alarm_on }, horizon) = (settings, pooled.horizon);
+        let (MetricSettings { role, alarm_on }, horizon) = (settings, pooled.shown.horizon);
         let look = Look { role, alarm_on, counts, horizon, evidence: &finding.evidence };
         let names = |p: &Point| fleet.names.of(p.cell());
         finding.evidence.grounds = Some(Grounds::new(&look, &compared, &part, &names));
-        Some(Finding { weight: pooled.gain, ..finding })
+        Some(Finding { weight: pooled.shown.gain, ..finding })
     }
 
     /// The standard deviations that a scope has to show: more where it keeps straying, less once people were told.
@@ -228,10 +236,9 @@ impl Bench<'_> {
         (settings, counts): (MetricSettings, bool),
         key: ScopeKey,
         mode: &CommonMode,
-        points: &[Point],
+        members: &[Point],
     ) -> Option<Finding> {
         let judgement = &self.case.settings.judgement;
-        let members: Vec<&Point> = points.iter().filter(|p| p.region == key.region).collect();
         let precision: f64 = members.iter().map(|p| 1.0 / p.poisson[0].max(1e-9)).sum();
         // A median is less sure than a mean: about half as precise.
         let counting = 2.0 / precision.max(1e-9);
@@ -247,6 +254,7 @@ impl Bench<'_> {
         if !comparable || mode.value.abs() < least || significance < judgement.significance {
             return None;
         }
+        let members: Vec<&Point> = members.iter().collect();
         let asked = self.errors_asked(0.0);
         let errors = errors::weigh_common(fleet, noises, &self.roles, key.region, &self.groups, asked);
         let even = errors.is_none() && settings.role == Role::Traffic && judgement.ingredients.evenness;
@@ -293,7 +301,7 @@ impl Bench<'_> {
 
     /// How far the peers of a scope have moved. An event that moves traffic raises errors unevenly, whatever those share.
     fn moved(&self, fleet: &Fleet, role: Role, pooled: &Pooled) -> f64 {
-        let own = self.stirred(fleet, pooled.key.metric, &pooled.regions).max(pooled.disturbance);
+        let own = self.stirred(fleet, pooled.shown.key.metric, &pooled.regions).max(pooled.shown.disturbance);
         if role == Role::Errors { self.stirred_traffic(fleet, &pooled.regions).max(own) } else { own }
     }
 

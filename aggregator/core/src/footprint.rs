@@ -6,7 +6,7 @@ use vedette_common::limits::{NAME_BYTES_MAX, TAG_SET_BYTES_MAX};
 
 use crate::correlate::{HORIZONS, Point};
 use crate::region::{Cell, Series};
-use crate::scopes::{Noise, Pooled, ScopeKey, Sums};
+use crate::scopes::{Noise, ScopeKey, Shown, Sums};
 use crate::window::{Deviating, Sum};
 
 /// Scopes that one more series adds at worst: its cell, its stack, device and group, each in its region and everywhere.
@@ -30,16 +30,18 @@ pub const CELL_BYTES: u64 = (vector_item::<Cell>()
 
 /// A metric of a cell: its sums and history, its scopes, what is learned of their noise, and the room to judge them in.
 pub const SERIES_BYTES: u64 = (vector_item::<Series>()
+    + vector_item::<(u32, u16)>()
     + vector_item::<(u16, u32)>()
     + vector_item::<Point>()
-    + vector_item::<[Sums; HORIZONS]>()
+    + vector_item::<[u16; 4]>()
+    + vector_item::<u32>()
     + SCOPES_PER_SERIES
         * (tree_entry::<ScopeKey, Noise>()
-            + vector_item::<(ScopeKey, Vec<usize>)>()
+            + vector_item::<ScopeKey>()
             + vector_item::<usize>()
+            + 3 * vector_item::<u32>()
             + vector_item::<[Sums; HORIZONS]>()
-            + vector_item::<Noise>()
-            + vector_item::<Pooled>())) as u64;
+            + tree_entry::<u32, Shown>())) as u64;
 
 /// A metric of a cell in a window that waits.
 pub const ROLL_UP_BYTES: u64 = vector_item::<Option<Sum>>() as u64;

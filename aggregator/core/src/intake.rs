@@ -71,6 +71,10 @@ struct Rows<'a> {
     metrics: Vec<(u8, u16)>,
     /// The region whose rows come, their window, and what the region reported of it.
     open: Option<(u16, (WallMs, u32), RegionWindow)>,
+    /// The place that the series of the next row has, if an agent names its series in the order in which it named them first.
+    next: u32,
+    /// Deviations that are to come.
+    deviations: usize,
 }
 
 impl Intake<'_> {
@@ -97,7 +101,10 @@ impl Intake<'_> {
                 Some(place)
             })
             .collect();
-        let mut rows = Rows { strings: &strings, places: &places, metrics: Vec::new(), open: None };
+        // Of a summary of several regions nobody knows which of them its rows are of.
+        let deviations = if found.regions.len() == 1 { summary.deviations.len() } else { 0 };
+        let (strings, places, metrics) = (&strings, &places, Vec::new());
+        let mut rows = Rows { strings, places, metrics, open: None, next: 0, deviations };
         for roll_up in &summary.roll_ups {
             self.take_roll_up(&mut rows, roll_up);
         }
@@ -198,8 +205,9 @@ impl Intake<'_> {
             self.counts.add(Reason::MetricsFull, 1);
             return None;
         };
-        let series =
-            self.fleet.regions[usize::from(region)].series(cell, metric, self.limits, self.counts)?;
+        let lattice = &mut self.fleet.regions[usize::from(region)];
+        let series = lattice.series(rows.next, (cell, metric), self.limits, self.counts)?;
+        rows.next = series.saturating_add(1);
         self.open(rows, region, window);
         Some(series)
     }
@@ -211,7 +219,9 @@ impl Intake<'_> {
         }
         self.close(rows);
         let known = self.windows.get_mut(&window).and_then(|pending| pending.regions.remove(&region));
-        rows.open = Some((region, window, known.unwrap_or_default()));
+        let mut known = known.unwrap_or_default();
+        known.expect(rows.deviations.min(self.limits.deviations_per_window_max));
+        rows.open = Some((region, window, known));
     }
 
     fn close(&mut self, rows: &mut Rows<'_>) {

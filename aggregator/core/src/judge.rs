@@ -16,9 +16,10 @@ use crate::evidence::Direction;
 use crate::incident::{Finding, Incident, Source};
 use crate::journal::Journal;
 use crate::learned::{self, Effects, Share, ShareKey};
+use crate::membership::Membership;
 use crate::region::{Fleet, HISTORY_WINDOWS, Names};
 use crate::schedule::Schedule;
-use crate::scopes::{self, ALL, GROUP, Membership, Noise, Noises, Pooled, Room, ScopeKey, Scopes, Search};
+use crate::scopes::{ALL, GROUP, Learning, Noise, Noises, Pooled, Room, ScopeKey, Search};
 use crate::settings::{MetricSettings, Role, Settings};
 use crate::silences::Holds;
 use crate::window::PendingWindow;
@@ -213,12 +214,17 @@ fn absorb(fleet: &mut Fleet, memory: &mut Memory, window: &PendingWindow) {
         for series in &mut region.series {
             (series.latest, series.score) = (Default::default(), 0.0);
         }
+        // Series of one metric come together, more often than not.
+        let mut measured = None;
         for (index, sum) in reported.sums.iter() {
             let Some(series) = region.series.get_mut(index as usize) else { continue };
-            if sum.observed.fract() != 0.0 {
-                memory.measures.insert(series.metric);
+            if measured != Some(series.metric) {
+                if sum.observed.fract() != 0.0 {
+                    memory.measures.insert(series.metric);
+                }
+                measured = Some(series.metric).filter(|metric| memory.measures.contains(metric));
             }
-            series.take(sum, !memory.measures.contains(&series.metric));
+            series.take(sum, measured.is_none());
             let cell = series.cell;
             region.see(cell, window.start, window.window_ms);
         }
@@ -295,19 +301,21 @@ impl<'a> Bench<'a> {
         let counts = !memory.measures.contains(&metric);
         let mut points = std::mem::take(&mut memory.points);
         points.clear();
-        let mut modes = BTreeMap::new();
+        let (mut modes, mut places) = (BTreeMap::new(), BTreeMap::new());
         for region in &self.regions {
-            let mut of_region = self.points(fleet, *region, metric, settings.role, counts);
-            let mode = self.common_mode(fleet, memory, *region, metric, &mut of_region);
-            settle(fleet, *region, metric, &mut of_region, &mode, counts);
+            let begin = points.len();
+            self.points(fleet, *region, metric, (settings.role, counts), &mut points);
+            let of_region = &mut points[begin..];
+            let mode = self.common_mode(fleet, memory, *region, metric, of_region);
+            settle(fleet, *region, metric, of_region, &mode, counts);
             modes.insert(*region, mode);
-            points.append(&mut of_region);
+            places.insert(*region, begin..points.len());
         }
         let mut findings = Vec::new();
-        for (region, mode) in &modes {
+        for ((region, mode), place) in modes.iter().zip(places.into_values()) {
             let key = ScopeKey { metric, region: *region, device: ALL, stack: ALL };
             let settings = (settings, counts);
-            findings.extend(self.common(fleet, &mut memory.noise, settings, key, mode, &points));
+            findings.extend(self.common(fleet, &mut memory.noise, settings, key, mode, &points[place]));
         }
         findings.extend(self.leftovers(fleet, memory, metric, settings, &modes, &points));
         memory.points = points;
@@ -425,14 +433,10 @@ impl<'a> Bench<'a> {
     ) -> Vec<Finding> {
         let judgement = &self.case.settings.judgement;
         let mut membership = memory.memberships.remove(&metric).unwrap_or_default();
-        let scopes = membership.of(metric, points, judgement.ingredients.neighbours);
-        let is_live = |key: ScopeKey| self.live_keys.contains(&[key.region, key.device, key.stack]);
+        membership.follow(metric, points, judgement.ingredients.neighbours);
         let mut room = std::mem::take(&mut memory.room);
-        room.sum(scopes, points);
-        let rests = self.rests(fleet, scopes, points);
-        let half_life_windows = judgement.noise_half_life_windows;
-        scopes::learn(&mut memory.noise, scopes, &room.sums, half_life_windows, &|place, _| rests[place]);
-        room.look_up(&memory.noise, scopes);
+        room.sum(&membership, points);
+        let is_live = |key: ScopeKey| self.live_keys.contains(&[key.region, key.device, key.stack]);
         let allowed = self.allowed(fleet, metric);
         let base = match settings.role {
             Role::Traffic => judgement.significance_with_errors,
@@ -441,7 +445,6 @@ impl<'a> Bench<'a> {
         let lower = base.min(judgement.significance * judgement.hysteresis);
         let matters = |direction| verdict::matters(settings.alarm_on, direction);
         let search = Search {
-            noise: &room.noise,
             allowed: &allowed,
             needed: &|key| if is_live(key) { lower } else { base },
             counts: judgement.ingredients.counting && !memory.measures.contains(&metric),
@@ -453,14 +456,16 @@ impl<'a> Bench<'a> {
             },
             directions: (matters(Direction::Drop), matters(Direction::Rise)),
         };
-        search.show(scopes, &room.sums, points, &mut room.shown);
+        let rests = self.rests(fleet, metric, &membership, points);
         let calm: Vec<bool> =
             (0..).zip(&fleet.regions).map(|(region, _)| self.is_calm(fleet, metric, region)).collect();
-        let disturbed = |place: usize, key: ScopeKey| {
-            rests[place] || !calm.get(usize::from(key.region)).is_some_and(|calm| *calm)
+        let learning = Learning {
+            half_life_windows: judgement.noise_half_life_windows,
+            rests: &rests,
+            is_calm: &|region| calm.get(usize::from(region)).is_some_and(|calm| *calm),
         };
-        scopes::learn_tails(&mut memory.noise, &room.shown, &room.sums, &disturbed);
-        let found = search.explain(scopes, &mut room.shown, points);
+        search.show(&membership, points, &mut room, &mut memory.noise, &learning);
+        let found = search.explain(&membership, &mut room, &memory.noise, points);
         memory.room = room;
         memory.memberships.insert(metric, membership);
         if judgement.ingredients.effects {
@@ -473,17 +478,25 @@ impl<'a> Bench<'a> {
 
     /// Which scopes have no noise to learn from: what a live incident explains is none, neither of its scope nor of those
     /// that lie in it by a quarter.
-    fn rests(&self, fleet: &Fleet, scopes: &Scopes, points: &[Point]) -> Vec<bool> {
-        let is_live = |key: ScopeKey| self.live_keys.contains(&[key.region, key.device, key.stack]);
-        if self.open.is_empty() {
-            return scopes.iter().map(|(key, _)| is_live(*key)).collect();
+    fn rests(&self, fleet: &Fleet, metric: u16, membership: &Membership, points: &[Point]) -> Vec<bool> {
+        let mut rests = vec![false; membership.len()];
+        for [region, device, stack] in self.live_keys.iter().copied() {
+            if let Some(place) = membership.find(ScopeKey { metric, region, device, stack }) {
+                rests[place] = true;
+            }
         }
+        if self.open.is_empty() {
+            return rests;
+        }
+        let mut inside = vec![0; rests.len()];
         let covered = self.covered(fleet, points);
-        let is_inside = |members: &[usize]| {
-            let inside = members.iter().filter(|index| covered[**index]).count();
-            4 * inside >= members.len().max(1)
-        };
-        scopes.iter().map(|(key, members)| is_live(*key) || is_inside(members)).collect()
+        for (places, _) in membership.of_points().zip(covered).filter(|(_, covered)| *covered) {
+            places.iter().for_each(|place| inside[*place as usize] += 1);
+        }
+        let quarters =
+            membership.iter().zip(inside).map(|((_, members), inside)| 4 * inside >= members.len().max(1));
+        rests.iter_mut().zip(quarters).for_each(|(rests, is_inside)| *rests |= is_inside);
+        rests
     }
 
     /// Which of the points lie in an incident that people were told of and that is not over.
@@ -500,11 +513,18 @@ impl<'a> Bench<'a> {
         covered
     }
 
-    /// The region's cells of `metric` that take part, by device and stack.
-    fn points(&self, fleet: &Fleet, place: u16, metric: u16, role: Role, counts: bool) -> Vec<Point> {
-        let Some(region) = fleet.get(place) else { return Vec::new() };
+    /// Adds the region's cells of `metric` that take part to `points`, by device and stack.
+    fn points(
+        &self,
+        fleet: &Fleet,
+        place: u16,
+        metric: u16,
+        (role, counts): (Role, bool),
+        points: &mut Vec<Point>,
+    ) {
+        let Some(region) = fleet.get(place) else { return };
         let young = self.case.settings.judgement.young_windows;
-        let mut points = Vec::with_capacity(region.cells.len());
+        let begin = points.len();
         for (index, series) in (0u32..).zip(&region.series) {
             let takes_part = series.metric == metric && series.latest.count > 0 && series.age > young;
             let Some(cell) = region.cells.get(series.cell as usize).filter(|_| takes_part) else { continue };
@@ -539,8 +559,7 @@ impl<'a> Bench<'a> {
             });
         }
         let (devices, stacks) = &self.ranks;
-        points.sort_by_key(|p| (devices[usize::from(p.device)], stacks[usize::from(p.stack)]));
-        points
+        points[begin..].sort_by_key(|p| (devices[usize::from(p.device)], stacks[usize::from(p.stack)]));
     }
 
     /// The least common mode to allow for: what lingers of one, more where the calendar announces an event.

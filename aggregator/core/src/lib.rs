@@ -31,6 +31,7 @@ mod judge;
 mod learned;
 pub mod ledger;
 mod lone;
+mod membership;
 mod region;
 pub mod schedule;
 mod scopes;

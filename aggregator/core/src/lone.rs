@@ -27,9 +27,9 @@ pub(crate) fn judge(fleet: &Fleet, bench: &Bench<'_>) -> Vec<Finding> {
         let mut by_cell: BTreeMap<(&str, &str), Vec<&Deviating>> = BTreeMap::new();
         let lasting = |d: &&Deviating| d.phase != Phase::Ended && d.scorer.trusts_values();
         for deviating in reported.deviations.iter().filter(lasting) {
-            let Some(series) = region.series.get(deviating.series as usize) else { continue };
-            if !has_role.get(usize::from(series.metric)).is_some_and(|has_role| *has_role) {
-                let cell = &region.cells[series.cell as usize];
+            let Some((cell, metric)) = region.series_key(deviating.series) else { continue };
+            if !has_role.get(usize::from(metric)).is_some_and(|has_role| *has_role) {
+                let cell = &region.cells[cell as usize];
                 let names = (fleet.names.devices.get(cell.device), fleet.names.stacks.get(cell.stack));
                 by_cell.entry(names).or_default().push(deviating);
             }

@@ -178,6 +178,9 @@ pub struct Region {
     /// The series of each cell, by metric.
     #[serde(skip)]
     series_places: Vec<Vec<(u16, u32)>>,
+    /// Cell and metric of each series: looked at for every row, they lie closer together than the series do.
+    #[serde(skip)]
+    series_keys: Vec<(u32, u16)>,
 }
 
 impl Region {
@@ -191,12 +194,14 @@ impl Region {
             common_modes: BTreeMap::new(),
             cell_places: BTreeMap::new(),
             series_places: Vec::new(),
+            series_keys: Vec::new(),
         }
     }
 
     /// Builds the look-ups again that are not part of the stored state.
     pub(crate) fn restored(mut self) -> Self {
         self.cell_places = (0..).zip(&self.cells).map(|(place, c)| ((c.device, c.stack), place)).collect();
+        self.series_keys = self.series.iter().map(|series| (series.cell, series.metric)).collect();
         self.series_places = vec![Vec::new(); self.cells.len()];
         for (place, series) in (0..).zip(&self.series) {
             if let Some(places) = self.series_places.get_mut(series.cell as usize) {
@@ -235,13 +240,17 @@ impl Region {
         Some(place)
     }
 
+    /// The place of a series, made now if it is new; looked for at `guess` first, as a cell is.
     pub(crate) fn series(
         &mut self,
-        cell: u32,
-        metric: u16,
+        guess: u32,
+        (cell, metric): (u32, u16),
         limits: &Limits,
         counts: &mut Counts,
     ) -> Option<u32> {
+        if self.series_keys.get(guess as usize) == Some(&(cell, metric)) {
+            return Some(guess);
+        }
         let places = self.series_places.get_mut(cell as usize)?;
         let free = match places.binary_search_by_key(&metric, |(known, _)| *known) {
             Ok(found) => return Some(places[found].1),
@@ -253,8 +262,14 @@ impl Region {
         }
         let place = u32::try_from(self.series.len()).ok()?;
         self.series.push(Series::new(cell, metric));
+        self.series_keys.push((cell, metric));
         places.insert(free, (metric, place));
         Some(place)
+    }
+
+    /// The cell and metric of the series at `place`.
+    pub(crate) fn series_key(&self, place: u32) -> Option<(u32, u16)> {
+        self.series_keys.get(place as usize).copied()
     }
 
     pub(crate) fn find_series(&self, cell: u32, metric: u16) -> Option<&Series> {

@@ -4,11 +4,13 @@
 //! the set with the best support is taken, its shift is subtracted, and the search goes on with the rest.
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
 use crate::correlate::{HORIZONS, Point, decayed_variance};
 use crate::counting::{deviance, together};
+use crate::membership::Membership;
 
 /// Stands for every region, device or stack in a [`ScopeKey`].
 pub(crate) const ALL: u16 = u16::MAX;
@@ -54,7 +56,7 @@ impl ScopeKey {
     }
 
     /// The key as one number in the same order.
-    fn packed(self) -> u64 {
+    pub(crate) fn packed(self) -> u64 {
         let places = [self.metric, self.region, self.device, self.stack];
         places.into_iter().fold(0, |packed, place| packed << 16 | u64::from(place))
     }
@@ -105,6 +107,13 @@ impl Noise {
         self.tail = (self.tail + step).clamp(0.0, TAIL_MAX);
     }
 
+    /// Learns from what the members of the scope come to.
+    fn take(&mut self, sums: &[Sums; HORIZONS], half_life_windows: f64) {
+        let shift = sums.map(|sums| sums.shift);
+        let known = sums.map(|sums| sums.counting + (sums.uneven * sums.common_mode).powi(2));
+        self.learn(shift, known, half_life_windows);
+    }
+
     /// Learns from a pooled leftover whose known variance is `known`; outliers move it by a bounded step only.
     pub(crate) fn learn(&mut self, shift: [f64; HORIZONS], known: [f64; HORIZONS], half_life_windows: f64) {
         self.windows = self.windows.saturating_add(1);
@@ -147,12 +156,10 @@ mod by_horizon {
 /// The learned noise of every scope.
 pub(crate) type Noises = BTreeMap<ScopeKey, Noise>;
 
-/// What a scope shows in one window.
-#[derive(Clone, Debug)]
-pub(crate) struct Pooled {
+/// What a scope shows in one window. 64 bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shown {
     pub(crate) key: ScopeKey,
-    /// Indices of its points.
-    pub(crate) members: Vec<usize>,
     /// The pooled leftover, as a log ratio, of the horizon that shows it best.
     pub(crate) shift: f64,
     /// That horizon.
@@ -167,15 +174,27 @@ pub(crate) struct Pooled {
     pub(crate) disturbance: f64,
     /// How much better the window is explained with it.
     pub(crate) gain: f64,
+}
+
+/// A scope that was chosen to explain what is left over.
+#[derive(Clone, Debug)]
+pub(crate) struct Pooled {
+    pub(crate) shown: Shown,
+    /// Indices of its points.
+    pub(crate) members: Vec<usize>,
     /// The regions among its cells that deviate like the whole.
     pub(crate) regions: BTreeSet<u16>,
 }
 
-impl Pooled {
+impl Shown {
+    /// Whether it is anything that could be chosen.
+    fn shows(&self) -> bool {
+        self.significance > 0.0
+    }
+
     const fn nothing(key: ScopeKey) -> Self {
         Self {
             key,
-            members: Vec::new(),
             shift: 0.0,
             horizon: 0,
             deviation: 1.0,
@@ -183,15 +202,12 @@ impl Pooled {
             common_mode: 0.0,
             disturbance: 0.0,
             gain: 0.0,
-            regions: BTreeSet::new(),
         }
     }
 }
 
 /// What the search needs to know besides the points.
 pub(crate) struct Search<'a> {
-    /// What is learned of each scope's noise, in the order of the scopes.
-    pub(crate) noise: &'a [Noise],
     /// The least common mode to allow for, by the region's place: larger while an event lingers or is announced.
     pub(crate) allowed: &'a [Option<f64>],
     /// The significance that a scope needs; lower for those of live incidents.
@@ -206,62 +222,13 @@ pub(crate) struct Search<'a> {
     pub(crate) directions: (bool, bool),
 }
 
-/// The members of every scope, in order of keys.
-pub(crate) type Scopes = Vec<(ScopeKey, Vec<usize>)>;
-
-/// The scopes of a metric, kept from window to window: they change only when other cells take part.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Membership {
-    cells: Vec<[u16; 4]>,
-    scopes: Scopes,
-}
-
-impl Membership {
-    /// The scopes that `points` make up; with `neighbours`, those across regions too.
-    pub(crate) fn of(&mut self, metric: u16, points: &[Point], neighbours: bool) -> &Scopes {
-        let cell = |p: &Point| [p.region, p.device, p.stack, p.group];
-        if self.cells.len() != points.len()
-            || !self.cells.iter().zip(points).all(|(known, p)| *known == cell(p))
-        {
-            self.cells = points.iter().map(cell).collect();
-            self.scopes = members(metric, points);
-            if !neighbours {
-                self.scopes.retain(|(key, _)| key.region != ALL);
-            }
-        }
-        &self.scopes
-    }
-}
-
-/// The members of every scope that the points make up.
-pub(crate) fn members(metric: u16, points: &[Point]) -> Scopes {
-    let several = points.windows(2).any(|pair| pair[0].region != pair[1].region);
-    let mut stack_of: BTreeMap<u16, u16> = BTreeMap::new();
-    let shared: BTreeSet<u16> = points
-        .iter()
-        .filter(|p| *stack_of.entry(p.group).or_insert(p.stack) != p.stack)
-        .map(|p| p.group)
-        .collect();
-    let mut pairs: Vec<(u64, u32, ScopeKey)> = Vec::with_capacity(10 * points.len());
-    for (index, p) in (0u32..).zip(points) {
-        let mut add = |region, device, stack| {
-            let key = ScopeKey { metric, region, device, stack };
-            pairs.push((key.packed(), index, key));
-        };
-        for region in [p.region, ALL].into_iter().take(if several { 2 } else { 1 }) {
-            add(region, p.device, p.stack);
-            add(region, ALL, p.stack);
-            add(region, p.device, ALL);
-            if shared.contains(&p.group) {
-                add(region, ALL, GROUP | p.group);
-                add(region, p.device, GROUP | p.group);
-            }
-        }
-    }
-    pairs.sort_unstable_by_key(|(packed, index, _)| (*packed, *index));
-    let members =
-        |run: &[(u64, u32, ScopeKey)]| (run[0].2, run.iter().map(|(_, index, _)| *index as usize).collect());
-    pairs.chunk_by(|a, b| a.0 == b.0).map(members).collect()
+/// What is learned of the scopes' noise in a window, and of which.
+pub(crate) struct Learning<'a> {
+    pub(crate) half_life_windows: f64,
+    /// Scopes that have no noise to learn from, by place: a live incident covers them.
+    pub(crate) rests: &'a [bool],
+    /// Whether nothing from outside moves a region: how far scopes stray by themselves is learned then.
+    pub(crate) is_calm: &'a dyn Fn(u16) -> bool,
 }
 
 /// What the members of a scope come to at one horizon.
@@ -286,44 +253,42 @@ pub(crate) fn pool(points: &[Point], members: &[usize], horizon: usize) -> Sums 
 
 /// What the members of a scope come to at every horizon. A point is several cache lines, so each is looked at once for all of them.
 pub(crate) fn pool_all(points: &[Point], members: &[usize]) -> [Sums; HORIZONS] {
-    let parts: Vec<[Sums; HORIZONS]> = members.iter().map(|index| parts(&points[*index])).collect();
-    total(parts.iter())
+    let mut pooled = [Sums::default(); HORIZONS];
+    members.iter().for_each(|index| add(&mut pooled, &parts(&points[*index])));
+    pooled.map(Sums::settled)
 }
 
-/// Room for what is worked out of each point and scope, kept from window to window: asked for anew each time, it would come
-/// from the system and go back to it page by page. About 600 bytes for each cell of the largest metric.
+/// Room for what is worked out of each scope, kept from window to window: asked for anew each time, it would come from the
+/// system and go back to it page by page. About 50 bytes for each cell of the largest metric in a large fleet.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Room {
-    parts: Vec<[Sums; HORIZONS]>,
-    /// What the members of each scope come to.
-    pub(crate) sums: Vec<[Sums; HORIZONS]>,
-    /// What is learned of each scope's noise.
-    pub(crate) noise: Vec<Noise>,
-    /// What each scope shows by itself.
-    pub(crate) shown: Vec<Pooled>,
+    /// Where the sums of each scope are: most scopes are one cell, and its own sums are at hand.
+    slots: Vec<Option<NonZeroU32>>,
+    /// What the members of each scope of several come to, from place 1 on; not yet as means.
+    sums: Vec<[Sums; HORIZONS]>,
+    /// What the scopes show that show anything, by place.
+    shown: BTreeMap<u32, Shown>,
 }
 
 impl Room {
-    /// Works out what the members of each scope come to. A point is in half a dozen scopes: what it adds to each is worked
-    /// out once.
-    pub(crate) fn sum(&mut self, scopes: &Scopes, points: &[Point]) {
-        self.parts.clear();
-        self.parts.extend(points.iter().map(parts));
-        let parts = &self.parts;
+    /// Adds up what the members of each scope of several come to. A point is in half a dozen scopes: what it adds to each is
+    /// worked out once, and added to all while it is at hand; each scope's members come in their order all the same.
+    pub(crate) fn sum(&mut self, membership: &Membership, points: &[Point]) {
+        let mut slot = 0;
+        let slots = membership.iter().map(|(_, members)| {
+            slot += u32::from(members.len() > 1);
+            NonZeroU32::new(slot).filter(|_| members.len() > 1)
+        });
+        self.slots.clear();
+        self.slots.extend(slots);
         self.sums.clear();
-        self.sums.extend(scopes.iter().map(|(_, members)| total(members.iter().map(|index| &parts[*index]))));
-    }
-
-    /// Looks up what is learned of the noise of each of `scopes`.
-    pub(crate) fn look_up(&mut self, noise: &Noises, scopes: &Scopes) {
-        self.noise.clear();
-        let Some(metric) = scopes.first().map(|(key, _)| key.metric) else { return };
-        let mut known = noise.range(ScopeKey::all_of(metric)).peekable();
-        let mut of = |key: &ScopeKey| {
-            while known.next_if(|(other, _)| *other < key).is_some() {}
-            known.next_if(|(other, _)| *other == key).map(|(_, noise)| *noise).unwrap_or_default()
-        };
-        self.noise.extend(scopes.iter().map(|(key, _)| of(key)));
+        self.sums.resize(slot as usize + 1, Default::default());
+        for (point, places) in points.iter().zip(membership.of_points()) {
+            let parts = parts(point);
+            for slot in places.iter().filter_map(|place| self.slots[*place as usize]) {
+                add(&mut self.sums[slot.get() as usize], &parts);
+            }
+        }
     }
 }
 
@@ -333,13 +298,8 @@ fn parts(point: &Point) -> [Sums; HORIZONS] {
     std::array::from_fn(|horizon| Sums::part(point, horizon, explained))
 }
 
-/// The sums of `parts` in their order, as means.
-fn total<'a>(parts: impl Iterator<Item = &'a [Sums; HORIZONS]>) -> [Sums; HORIZONS] {
-    let mut pooled = [Sums::default(); HORIZONS];
-    for part in parts {
-        pooled.iter_mut().zip(part).for_each(|(sums, part)| sums.add(part));
-    }
-    pooled.map(Sums::settled)
+fn add(pooled: &mut [Sums; HORIZONS], parts: &[Sums; HORIZONS]) {
+    pooled.iter_mut().zip(parts).for_each(|(sums, part)| sums.add(part));
 }
 
 impl Sums {
@@ -394,16 +354,16 @@ impl Sums {
 const CELL_SPREAD: f64 = 0.08;
 
 impl Search<'_> {
-    /// What the scope shows, at the horizon that shows it best. Members and regions are filled in once it is chosen.
+    /// What the scope shows, at the horizon that shows it best.
     fn pool(
         &self,
         key: ScopeKey,
         noise: &Noise,
         (members, explained): (usize, f64),
-        allowed: f64,
+        allowed: impl Fn() -> f64,
         by_horizon: &[Sums; HORIZONS],
-    ) -> Pooled {
-        let mut best = Pooled::nothing(key);
+    ) -> Shown {
+        let mut best = Shown::nothing(key);
         let mut later = [0.0; HORIZONS];
         for (horizon, sums) in by_horizon.iter().enumerate() {
             let shift = sums.shift;
@@ -422,7 +382,7 @@ impl Search<'_> {
                 0.0
             };
             let uneven =
-                sums.uneven * sums.common_mode.abs().max(allowed) + torn + UNEVEN_EXPLAINED * explained;
+                sums.uneven * sums.common_mode.abs().max(allowed()) + torn + UNEVEN_EXPLAINED * explained;
             let other = (noise.variance(horizon) + uneven * uneven).sqrt();
             let significance = sums.significance(horizon, self.counts, other);
             if significance > best.significance {
@@ -430,17 +390,7 @@ impl Search<'_> {
                 let gain = 0.5 * shift * shift * sums.weights / (1.0 + spread);
                 let deviation = shift.abs() / significance;
                 let (common_mode, disturbance) = (sums.common_mode, sums.disturbance);
-                let nothing = Pooled::nothing(key);
-                best = Pooled {
-                    shift,
-                    horizon,
-                    deviation,
-                    significance,
-                    common_mode,
-                    disturbance,
-                    gain,
-                    ..nothing
-                };
+                best = Shown { key, shift, horizon, deviation, significance, common_mode, disturbance, gain };
             }
         }
         best
@@ -460,94 +410,127 @@ impl Search<'_> {
         wanted && shift.abs() >= self.residual_min
     }
 
-    fn qualifies(&self, pooled: &Pooled, members: &[usize], points: &[Point]) -> bool {
-        self.matters(pooled.shift)
-            && pooled.significance >= (self.needed)(pooled.key)
-            && is_coherent(pooled, members, points)
+    fn qualifies(&self, shown: &Shown, members: &[usize], points: &[Point]) -> bool {
+        self.matters(shown.shift)
+            && shown.significance >= (self.needed)(shown.key)
+            && is_coherent(shown, members, points)
     }
 
-    /// Works out what each scope shows by itself, into `shown`; `sums` is what its members come to.
+    /// Learns the noise of every scope from what its members come to, unless it rests, and works out what each shows by
+    /// itself, into `room`. All of a scope is done while it is at hand.
     pub(crate) fn show(
         &self,
-        scopes: &Scopes,
-        sums: &[[Sums; HORIZONS]],
+        membership: &Membership,
         points: &[Point],
-        shown: &mut Vec<Pooled>,
+        room: &mut Room,
+        noises: &mut Noises,
+        learning: &Learning<'_>,
     ) {
-        let all = scopes.iter().zip(sums).zip(self.noise);
-        // Nothing is explained yet.
-        let show = |(((key, members), sums), noise): ((&(ScopeKey, Vec<usize>), _), _)| {
-            self.pool(*key, noise, (members.len(), 0.0), self.allowed(*key, members, points), sums)
-        };
-        shown.clear();
-        shown.extend(all.map(show));
+        room.shown.clear();
+        let Some(metric) = membership.metric() else { return };
+        let mut known = noises.range_mut(ScopeKey::all_of(metric)).peekable();
+        let mut new = Vec::new();
+        let all = membership.iter().zip(&room.slots).zip(learning.rests);
+        for (place, (((key, members), slot), rests)) in (0u32..).zip(all) {
+            // Both are in order of their keys, so that one walk finds every scope's noise.
+            while known.next_if(|(other, _)| other.packed() < key.packed()).is_some() {}
+            let own = known.next_if(|(other, _)| **other == key).map(|(_, noise)| noise);
+            let (is_new, mut first) = (own.is_none(), Noise::default());
+            let own = own.unwrap_or(&mut first);
+            let sums = match slot {
+                Some(slot) => room.sums[slot.get() as usize].map(Sums::settled),
+                None => pool_all(points, members),
+            };
+            if !rests {
+                own.take(&sums, learning.half_life_windows);
+            }
+            // Nothing is explained yet.
+            let allowed = || self.allowed(key, members, points);
+            let it = self.pool(key, own, (members.len(), 0.0), allowed, &sums);
+            // How far counts stray is known; it is learned of what strays for other reasons.
+            if !rests && (learning.is_calm)(key.region) && sums[0].counting < own.variance(0) {
+                own.learn_tail(it.significance);
+            }
+            if it.shows() {
+                room.shown.insert(place, it);
+            }
+            if is_new && !rests {
+                new.push((key, first));
+            }
+        }
+        noises.extend(new);
     }
 
     /// The fewest scopes that explain what is left over, the best supported first, from what each shows by itself.
-    pub(crate) fn explain(&self, scopes: &Scopes, shown: &mut [Pooled], points: &[Point]) -> Vec<Pooled> {
+    pub(crate) fn explain(
+        &self,
+        membership: &Membership,
+        room: &mut Room,
+        noises: &Noises,
+        points: &[Point],
+    ) -> Vec<Pooled> {
+        let shown = &mut room.shown;
         // Copied only where something is found.
         let mut points = Cow::Borrowed(points);
-        let pool = |place: usize, points: &[Point], sums: &[Sums; HORIZONS]| {
-            let (key, members): &(ScopeKey, Vec<usize>) = &scopes[place];
+        let pool = |place: u32, points: &[Point]| {
+            let (key, members) = membership.get(place);
             let explained = members.iter().map(|i| points[*i].explained.abs()).fold(0.0, f64::max);
-            let allowed = self.allowed(*key, members, points);
-            self.pool(*key, &self.noise[place], (members.len(), explained), allowed, sums)
+            let (allowed, sums) = (|| self.allowed(key, members, points), pool_all(points, members));
+            let noise = noises.get(&key).copied().unwrap_or_default();
+            self.pool(key, &noise, (members.len(), explained), allowed, &sums)
         };
         let mut found: Vec<Pooled> = Vec::new();
         while found.len() < SCOPES_MAX {
-            let mut best: Option<usize> = None;
-            for (place, pooled) in shown.iter().enumerate() {
-                let better = best.is_none_or(|known| pooled.gain > shown[known].gain * (1.0 + 1e-9));
-                let is_new = || found.iter().all(|f| f.key != pooled.key);
-                if better && is_new() && self.qualifies(pooled, &scopes[place].1, &points) {
-                    best = Some(place);
+            let mut best: Option<(u32, &Shown)> = None;
+            for (place, it) in &*shown {
+                let better = best.is_none_or(|(_, known)| it.gain > known.gain * (1.0 + 1e-9));
+                let is_new = || found.iter().all(|f| f.shown.key != it.key);
+                if better && is_new() && self.qualifies(it, membership.get(*place).1, &points) {
+                    best = Some((*place, it));
                 }
             }
-            let Some(best) = best.map(|place| self.take(&shown[place], &scopes[place].1, points.to_mut()))
-            else {
-                break;
-            };
+            let Some((place, best)) = best else { break };
+            let best = take(*best, membership.get(place).1, points.to_mut());
             // Only scopes that share a cell with it show something else now.
-            let mut touched = vec![false; points.len()];
-            best.members.iter().for_each(|index| touched[*index] = true);
-            for (place, (_, members)) in scopes.iter().enumerate() {
-                if members.iter().any(|index| touched[*index]) {
-                    shown[place] = pool(place, &points, &pool_all(&points, members));
-                }
+            for place in membership.touched(&best.members) {
+                let it = pool(place, &points);
+                if it.shows() {
+                    shown.insert(place, it)
+                } else {
+                    shown.remove(&place)
+                };
             }
             found.push(best);
         }
         found
     }
+}
 
-    /// Chooses a scope: what it explains is taken off its cells.
-    fn take(&self, pooled: &Pooled, members: &[usize], points: &mut [Point]) -> Pooled {
-        let mut best = Pooled { members: members.to_vec(), ..pooled.clone() };
-        best.regions = regions_alike(&best, points);
-        for index in &best.members {
-            let point = &mut points[*index];
-            point.residual.iter_mut().for_each(|residual| *residual -= best.shift);
-            point.explained += best.shift;
-        }
-        best
+/// Chooses a scope: what it explains is taken off its cells.
+fn take(shown: Shown, members: &[usize], points: &mut [Point]) -> Pooled {
+    let regions = regions_alike(&shown, members, points);
+    for index in members {
+        let point = &mut points[*index];
+        point.residual.iter_mut().for_each(|residual| *residual -= shown.shift);
+        point.explained += shown.shift;
     }
+    Pooled { shown, members: members.to_vec(), regions }
 }
 
 /// The regions of the scope whose own pooled leftover is like that of the whole.
-fn regions_alike(pooled: &Pooled, points: &[Point]) -> BTreeSet<u16> {
-    let regions: BTreeSet<u16> = pooled.members.iter().map(|index| points[*index].region).collect();
+fn regions_alike(shown: &Shown, members: &[usize], points: &[Point]) -> BTreeSet<u16> {
+    let regions: BTreeSet<u16> = members.iter().map(|index| points[*index].region).collect();
     let alike = |region: &u16| {
-        let slice: Vec<usize> =
-            pooled.members.iter().copied().filter(|i| points[*i].region == *region).collect();
-        pool(points, &slice, pooled.horizon).shift * pooled.shift.signum() >= 0.4 * pooled.shift.abs()
+        let slice: Vec<usize> = members.iter().copied().filter(|i| points[*i].region == *region).collect();
+        pool(points, &slice, shown.horizon).shift * shown.shift.signum() >= 0.4 * shown.shift.abs()
     };
     let kept: BTreeSet<u16> = regions.iter().copied().filter(alike).collect();
     if kept.is_empty() { regions } else { kept }
 }
 
 /// Whether most of the scope's weight deviates like the whole.
-fn is_coherent(pooled: &Pooled, members: &[usize], points: &[Point]) -> bool {
-    let (shift, horizon) = (pooled.shift, pooled.horizon);
+fn is_coherent(shown: &Shown, members: &[usize], points: &[Point]) -> bool {
+    let (shift, horizon) = (shown.shift, shown.horizon);
     let (mut alike, mut total) = (0.0, 0.0);
     for point in members.iter().map(|index| &points[*index]) {
         let weight = 1.0 / (point.poisson[horizon] + CELL_SPREAD * CELL_SPREAD);
@@ -557,55 +540,6 @@ fn is_coherent(pooled: &Pooled, members: &[usize], points: &[Point]) -> bool {
         }
     }
     alike >= COHERENCE_MIN * total
-}
-
-/// Learns the noise of every scope from leftovers that no live incident covers. Call it before explaining.
-pub(crate) fn learn(
-    noise: &mut Noises,
-    scopes: &Scopes,
-    sums: &[[Sums; HORIZONS]],
-    half_life_windows: f64,
-    rests: &dyn Fn(usize, ScopeKey) -> bool,
-) {
-    let Some(metric) = scopes.first().map(|(key, _)| key.metric) else { return };
-    let mut known_noise = noise.range_mut(ScopeKey::all_of(metric)).peekable();
-    let mut new = Vec::new();
-    let all = scopes.iter().zip(sums).enumerate();
-    for (_, ((key, _), sums)) in all.filter(|(place, ((key, _), _))| !rests(*place, *key)) {
-        let shifts = sums.map(|sums| sums.shift);
-        let known = sums.map(|sums| sums.counting + (sums.uneven * sums.common_mode).powi(2));
-        // Both are in order of their keys, so that one walk finds every scope's noise.
-        while known_noise.next_if(|(other, _)| *other < key).is_some() {}
-        match known_noise.next_if(|(other, _)| *other == key) {
-            Some((_, noise)) => noise.learn(shifts, known, half_life_windows),
-            None => {
-                let mut noise = Noise::default();
-                noise.learn(shifts, known, half_life_windows);
-                new.push((*key, noise));
-            }
-        }
-    }
-    noise.extend(new);
-}
-
-/// Learns how far scopes stray by themselves, from what each of them shows.
-pub(crate) fn learn_tails(
-    noise: &mut Noises,
-    shown: &[Pooled],
-    sums: &[[Sums; HORIZONS]],
-    rests: &dyn Fn(usize, ScopeKey) -> bool,
-) {
-    let Some(metric) = shown.first().map(|pooled| pooled.key.metric) else { return };
-    let mut known = noise.range_mut(ScopeKey::all_of(metric)).peekable();
-    let all = shown.iter().zip(sums).enumerate();
-    for (_, (pooled, sums)) in all.filter(|(place, (pooled, _))| !rests(*place, pooled.key)) {
-        while known.next_if(|(other, _)| **other < pooled.key).is_some() {}
-        // How far counts stray is known; it is learned of what strays for other reasons.
-        let own = known.next_if(|(other, _)| **other == pooled.key);
-        if let Some((_, noise)) = own.filter(|(_, noise)| sums[0].counting < noise.variance(0)) {
-            noise.learn_tail(pooled.significance);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -651,17 +585,9 @@ mod tests {
 
     fn explain(points: &[Point]) -> Vec<(u16, u16, u16)> {
         let (mut noise, mut room) = (BTreeMap::new(), Room::default());
-        let quiet = lattice(|_, _, _| 0.0);
-        for _ in 0..500 {
-            let scopes = members(0, &quiet);
-            room.sum(&scopes, &quiet);
-            learn(&mut noise, &scopes, &room.sums, 288.0, &|_, _| false);
-        }
-        let scopes = members(0, points);
-        room.look_up(&noise, &scopes);
-        room.sum(&scopes, points);
+        let mut membership = Membership::default();
+        membership.follow(0, points, true);
         let search = Search {
-            noise: &room.noise,
             allowed: &[],
             needed: &|_| 4.5,
             counts: true,
@@ -669,9 +595,17 @@ mod tests {
             residual_min: 0.2,
             directions: (true, false),
         };
-        search.show(&scopes, &room.sums, points, &mut room.shown);
-        let found = search.explain(&scopes, &mut room.shown, points);
-        found.iter().map(|f| (f.key.region, f.key.device, f.key.stack)).collect()
+        let mut show = |points: &[Point], rests: bool, room: &mut Room| {
+            let rests = &*vec![rests; membership.len()];
+            room.sum(&membership, points);
+            let learning = Learning { half_life_windows: 288.0, rests, is_calm: &|_| false };
+            search.show(&membership, points, room, &mut noise, &learning);
+        };
+        let quiet = lattice(|_, _, _| 0.0);
+        (0..500).for_each(|_| show(&quiet, false, &mut room));
+        show(points, true, &mut room);
+        let found = search.explain(&membership, &mut room, &noise, points);
+        found.iter().map(|f| (f.shown.key.region, f.shown.key.device, f.shown.key.stack)).collect()
     }
 
     #[test]

@@ -80,9 +80,12 @@ impl Region {
 
     fn is_missing(&self, cell: &Cell, start: WallMs, timing: &Timing) -> bool {
         let gap_ms = start.ms_since(cell.seen);
+        if cell.streak < STREAK_MIN || gap_ms < timing.silent_after_ms {
+            return false;
+        }
         let gap = gap_ms / i64::from(self.window_ms.max(1));
         let long = timing.silent_after_windows.max(GAP_FACTOR * i64::from(cell.usual_gap));
-        cell.streak >= STREAK_MIN && gap >= long && gap_ms >= timing.silent_after_ms && gap <= GONE_WINDOWS
+        gap >= long && gap <= GONE_WINDOWS
     }
 }
 

@@ -93,6 +93,13 @@ pub(crate) struct RegionWindow {
 }
 
 impl RegionWindow {
+    /// Makes room for the first `deviations` at once.
+    pub(crate) fn expect(&mut self, deviations: usize) {
+        if self.deviations.is_empty() {
+            self.deviations.reserve_exact(deviations);
+        }
+    }
+
     /// Keeps `deviating`, or over `deviations_max` whichever has the higher score. Returns whether one was let go.
     pub(crate) fn keep(&mut self, deviating: Deviating, deviations_max: usize) -> bool {
         if self.deviations.len() < deviations_max {
