@@ -23,6 +23,7 @@ use vedette_common::drops::DropUnit;
 use crate::engine::{Engine, Snapshot};
 use crate::http::{self, Answer, Status};
 use crate::source::ListenError;
+use crate::source::datagrams::LostDatagrams;
 
 /// Connections served at a time.
 pub const CONNECTIONS_MAX: usize = 8;
@@ -62,10 +63,11 @@ impl Health {
         self.listener.local_addr().ok()
     }
 
-    /// Serves until dropped.
-    pub async fn run(self, engine: Arc<Engine>) {
+    /// Serves until dropped; tells what the engine did, and what each source has lost.
+    pub async fn run(self, engine: Arc<Engine>, lost: Vec<(&'static str, LostDatagrams)>) {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(EngineMetrics(engine)));
+        registry.register_collector(Box::new(SourceMetrics(lost)));
         let registry = Arc::new(registry);
         let mut connections = JoinSet::new();
         loop {
@@ -121,6 +123,18 @@ impl Collector for EngineMetrics {
             "Log lines held back by the rate limit",
             crate::log::suppressed(),
         )
+    }
+}
+
+/// What the sources lost before anything could be read of it.
+#[derive(Debug)]
+struct SourceMetrics(Vec<(&'static str, LostDatagrams)>);
+
+impl Collector for SourceMetrics {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let told = self.0.iter().filter_map(|(source, lost)| Some((*source, lost.total()?)));
+        let help = "Datagrams that the system dropped because they were not read in time";
+        Out(encoder).counters("vedette_agent_datagrams_dropped", help, "source", told)
     }
 }
 

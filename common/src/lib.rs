@@ -11,6 +11,7 @@ extern crate std;
 
 #[cfg(feature = "config")]
 pub mod config;
+pub mod datagrams;
 pub mod drops;
 pub mod ids;
 pub mod limits;

@@ -2,17 +2,20 @@
 //!
 //! Several are read with one call of the system (recvmmsg), and put one behind the other as lines, so that the engine
 //! scores them side by side as it does a stream's. Must never hold a datagram longer than its parsing takes. The hard case
-//! is a flood: after a batch the other tasks get their turn, and what the kernel's buffer cannot hold meanwhile is the
-//! kernel's to count. Of the faults in a batch the log tells the first, and not whose it was; the counts have them all.
+//! is a flood: after a batch the other tasks get their turn, and what the kernel cannot hold meanwhile is lost: it is asked to
+//! hold much, and how much it lost is told. Of the faults in a batch the log tells the first, and not whose it was; the counts have them all.
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use quinn_udp::{RecvMeta, UdpSocketState};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use vedette_agent_core::parse::Format;
+use vedette_common::datagrams::{SOCKET_LISTS, WAITING_BYTES, drops_of};
 
 use super::{ListenError, Stop};
 use crate::engine::Engine;
@@ -45,6 +48,7 @@ impl Datagrams {
             let socket = std::net::UdpSocket::bind(address)?;
             socket.set_nonblocking(true)?;
             let state = UdpSocketState::new((&socket).into())?;
+            state.set_recv_buffer_size((&socket).into(), WAITING_BYTES)?;
             let received = vec![0; AT_ONCE * DATAGRAM_BYTES_MAX].into_boxed_slice();
             Ok(Self { socket: UdpSocket::from_std(socket)?, state, received, lines: Lines::new() })
         };
@@ -54,6 +58,12 @@ impl Datagrams {
     /// Where it listens.
     pub(super) fn address(&self) -> Option<SocketAddr> {
         self.socket.local_addr().ok()
+    }
+
+    /// The count of what was lost before it could be read.
+    pub(super) fn lost(&self) -> LostDatagrams {
+        let link = format!("/proc/self/fd/{}", self.socket.as_raw_fd());
+        LostDatagrams { inode: std::fs::metadata(link).ok().map(|metadata| metadata.ino()) }
     }
 
     /// Hands every datagram to the engine until `stop`, and then those that have arrived already.
@@ -107,6 +117,22 @@ impl Datagrams {
     }
 }
 
+/// Datagrams that the system dropped because they were not read in time, read from its list of sockets when somebody asks.
+#[derive(Clone, Copy, Debug)]
+pub struct LostDatagrams {
+    /// The number of the socket in the system's lists; none where the system has no such lists.
+    inode: Option<u64>,
+}
+
+impl LostDatagrams {
+    /// How many so far; none where the system does not tell.
+    #[must_use]
+    pub fn total(&self) -> Option<u64> {
+        let inode = self.inode?;
+        SOCKET_LISTS.iter().find_map(|list| drops_of(&std::fs::read_to_string(list).ok()?, inode))
+    }
+}
+
 /// Datagrams one behind the other, each ended as a line.
 #[derive(Debug)]
 struct Lines(Vec<u8>);
@@ -138,6 +164,10 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
+
+    /// More datagrams than any socket here can hold.
+    const FLOOD: u64 = 20_000;
 
     /// Reads until so many bytes came, within a bounded number of waits.
     async fn read_all(datagrams: &mut Datagrams, bytes: usize) -> Vec<u8> {
@@ -185,5 +215,28 @@ mod tests {
         lines.add(&[b'x'; DATAGRAM_BYTES_MAX], &mut |given| sizes.push(given.len()));
         lines.give(&mut |given| sizes.push(given.len()));
         assert_eq!(sizes, [60_003, 60_003, 60_003, 20_001, DATAGRAM_BYTES_MAX + 1]);
+    }
+
+    #[tokio::test]
+    async fn a_burst_finds_room_and_what_does_not_is_counted() {
+        let mut datagrams = Datagrams::open("test", (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let plain = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        plain.set_nonblocking(true).unwrap();
+        let lost = datagrams.lost();
+        assert_eq!(lost.total(), Some(0));
+        let sender = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        for address in [datagrams.address().unwrap(), plain.local_addr().unwrap()] {
+            for _ in 0..FLOOD {
+                sender.send_to(b"x:1|c", address).unwrap();
+            }
+        }
+        datagrams.socket.readable().await.unwrap();
+        let mut held = 0;
+        datagrams.read_batch(usize::MAX, |lines| {
+            held += lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+        });
+        let held_by_plain = std::iter::from_fn(|| plain.recv(&mut [0; 16]).ok()).count() as u64;
+        assert!(2 * held >= 3 * held_by_plain, "{held} and {held_by_plain}");
+        assert_eq!(lost.total(), Some(FLOOD - held));
     }
 }

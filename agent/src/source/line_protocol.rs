@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use vedette_agent_core::parse::Format;
 use vedette_common::DropReason;
 
-use super::datagrams::Datagrams;
+use super::datagrams::{Datagrams, LostDatagrams};
 use super::lines::{LineBuffer, Taken};
 use super::{ListenError, Stop, line_protocol_format};
 use crate::config;
@@ -62,6 +62,12 @@ impl LineProtocolSource {
     #[must_use]
     pub fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
         Some((self.tcp.local_addr().ok()?, self.udp.address()?))
+    }
+
+    /// The count of datagrams that were lost before they could be read.
+    #[must_use]
+    pub fn lost(&self) -> LostDatagrams {
+        self.udp.lost()
     }
 
     /// Reads until `stop`.

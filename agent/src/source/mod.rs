@@ -92,6 +92,14 @@ impl Sources {
         self.statsd.as_ref().and_then(statsd::StatsdSource::address)
     }
 
+    /// The counts of datagrams that were lost before they could be read, by source.
+    #[must_use]
+    pub fn lost_datagrams(&self) -> Vec<(&'static str, datagrams::LostDatagrams)> {
+        let statsd = self.statsd.as_ref().map(|source| ("statsd", source.lost()));
+        let line_protocol = self.line_protocol.as_ref().map(|source| ("line_protocol", source.lost()));
+        statsd.into_iter().chain(line_protocol).collect()
+    }
+
     /// Starts reading; each source ends after `stop`.
     pub fn start(self, engine: &Arc<Engine>, stop: &Stop) -> JoinSet<()> {
         let mut tasks = JoinSet::new();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use vedette_agent_core::parse::Format;
 
-use super::datagrams::Datagrams;
+use super::datagrams::{Datagrams, LostDatagrams};
 use super::{ListenError, Stop};
 use crate::config;
 use crate::engine::Engine;
@@ -32,6 +32,12 @@ impl StatsdSource {
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.datagrams.address()
+    }
+
+    /// The count of what was lost before it could be read.
+    #[must_use]
+    pub fn lost(&self) -> LostDatagrams {
+        self.datagrams.lost()
     }
 
     /// Reads until `stop`.

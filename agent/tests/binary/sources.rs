@@ -5,7 +5,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -104,6 +104,27 @@ fn standard_input_is_read_to_its_end() {
     until("both lines and the mistake", || {
         metric(ports.http, SCORED) == 2 && metric(ports.http, "vedette_agent_observations_total") == 3
     });
+    running.signal("TERM");
+    assert_eq!(running.wait().code(), Some(0));
+}
+
+#[test]
+fn every_datagram_of_a_flood_is_read_or_counted_as_lost() {
+    const FLOOD: u64 = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    let ports = Ports::free();
+    let mut running = started(&ports, dir.path(), "");
+    running.signal("STOP");
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..FLOOD {
+        sender.send_to(b"activity value=1", ("127.0.0.1", ports.lines)).unwrap();
+    }
+    running.signal("CONT");
+    let lost = || metric(ports.http, "vedette_agent_datagrams_dropped_total{source=\"line_protocol\"}");
+    until("all that could be held", || {
+        metric(ports.http, "vedette_agent_observations_total") + lost() == FLOOD
+    });
+    assert!(lost() > 0, "no system holds as much");
     running.signal("TERM");
     assert_eq!(running.wait().code(), Some(0));
 }

@@ -14,12 +14,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use quinn::udp::UdpSocketState;
-
-/// Bytes of datagrams that may wait with the system: what a thousand agents send at once after a pause. The system counts its own
-/// overhead as well, and gives no more than `net.core.rmem_max`, which is often 212,992.
-const WAITING_BYTES: usize = 4 << 20;
-/// Where the system lists its sockets for datagrams, of both families.
-const SOCKET_LISTS: [&str; 2] = ["/proc/self/net/udp", "/proc/self/net/udp6"];
+use vedette_common::datagrams::{SOCKET_LISTS, WAITING_BYTES, drops_of};
 
 /// A socket on `address` with as much room as the system gives, and the count of what it drops.
 ///
@@ -59,17 +54,6 @@ impl DroppedDatagrams {
         let inode = self.inode?;
         SOCKET_LISTS.iter().find_map(|list| drops_of(&std::fs::read_to_string(list).ok()?, inode))
     }
-}
-
-/// The drops of the socket in a list of the system's; proc(5) names the columns.
-fn drops_of(list: &str, inode: u64) -> Option<u64> {
-    const INODE: usize = 9;
-    const DROPS: usize = 12;
-    list.lines().skip(1).find_map(|line| {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        let is_ours = columns.get(INODE)?.parse() == Ok(inode);
-        if is_ours { columns.get(DROPS)?.parse().ok() } else { None }
-    })
 }
 
 impl Collector for DroppedDatagrams {
@@ -118,14 +102,5 @@ mod tests {
         page.add(Box::new(dropped));
         let line = format!("vedette_aggregator_datagrams_dropped_total {}\n", SENT - held);
         assert!(page.render().unwrap().contains(&line));
-    }
-
-    #[test]
-    fn the_line_of_the_socket_is_found_and_a_list_without_it_says_nothing() {
-        let list = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
-                    10: 0100007F:24E3 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2 0000000000000000 3\n\
-                    11: 0100007F:24E4 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4712 2 0000000000000000 9\n";
-        assert_eq!([4711, 4712, 3].map(|inode| drops_of(list, inode)), [Some(3), Some(9), None]);
-        assert_eq!(drops_of("sl\n 10: cut", 4711), None);
     }
 }
