@@ -48,9 +48,14 @@ expect() {
 }
 absent() { ! inside test -e "$1"; }
 is_mode() { [ "$(inside stat -c '%U %a' "$1")" = "$2" ]; }
+# Lintian's errors, too, are told by what makes the package.
+make_package() {
+  local said
+  said=$(VEDETTE_VERSION=$2 cross/deb.sh "$3" "$1") || fail "$1 $2 for $3 was not made"$'\n'"$said"
+}
 install_version() {
   local deb
-  VEDETTE_VERSION=$2 cross/deb.sh "$architecture" "$1" >/dev/null
+  make_package "$1" "$2" "$architecture"
   deb=$1_$2_$architecture.deb
   cp "target/deb/$2/$deb" "$root/tmp/$deb"
   expect "version $2 installs" inside dpkg -i "/tmp/$deb"
@@ -112,7 +117,7 @@ test_units() {
   local booted=$root-booted package log=$root-booted.log
   rm -rf "$booted" && cp -a --reflink=auto "$root" "$booted"
   for package in vedette-agent vedette-aggregator; do
-    VEDETTE_VERSION=0.0.1 cross/deb.sh "$own" "$package" >/dev/null
+    make_package "$package" 0.0.1 "$own"
     cp "target/deb/0.0.1/${package}_0.0.1_$own.deb" "$booted/root/$package.deb"
   done
   install -m 755 cross/deb/units.sh "$booted/root/units.sh"
