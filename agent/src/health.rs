@@ -23,7 +23,7 @@ use vedette_common::drops::DropUnit;
 use crate::engine::{Engine, Snapshot};
 use crate::http::{self, Answer, Status};
 use crate::source::ListenError;
-use crate::source::datagrams::LostDatagrams;
+use crate::source::datagrams::DroppedDatagrams;
 
 /// Connections served at a time.
 pub const CONNECTIONS_MAX: usize = 8;
@@ -63,11 +63,11 @@ impl Health {
         self.listener.local_addr().ok()
     }
 
-    /// Serves until dropped; tells what the engine did, and what each source has lost.
-    pub async fn run(self, engine: Arc<Engine>, lost: Vec<(&'static str, LostDatagrams)>) {
+    /// Serves until dropped; tells what the engine did, and what the system dropped of each source.
+    pub async fn run(self, engine: Arc<Engine>, dropped: Vec<(&'static str, DroppedDatagrams)>) {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(EngineMetrics(engine)));
-        registry.register_collector(Box::new(SourceMetrics(lost)));
+        registry.register_collector(Box::new(SourceMetrics(dropped)));
         let registry = Arc::new(registry);
         let mut connections = JoinSet::new();
         loop {
@@ -126,13 +126,13 @@ impl Collector for EngineMetrics {
     }
 }
 
-/// What the sources lost before anything could be read of it.
+/// What the system dropped before a source could read it.
 #[derive(Debug)]
-struct SourceMetrics(Vec<(&'static str, LostDatagrams)>);
+struct SourceMetrics(Vec<(&'static str, DroppedDatagrams)>);
 
 impl Collector for SourceMetrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let told = self.0.iter().filter_map(|(source, lost)| Some((*source, lost.total()?)));
+        let told = self.0.iter().filter_map(|(source, dropped)| Some((*source, dropped.total()?)));
         let help = "Datagrams that the system dropped because they were not read in time";
         Out(encoder).counters("vedette_agent_datagrams_dropped", help, "source", told)
     }

@@ -137,11 +137,11 @@ impl Agent {
         tracing::info!(agent = %uplink.agent, state = %config.state_dir.display(), "started");
         let (stop_sources, sources_stop) = Stop::new();
         let (stop_uplink, uplink_stop) = Stop::new();
-        let lost = sources.lost_datagrams();
+        let dropped = sources.dropped_datagrams();
         let mut sources = sources.start(&engine, &sources_stop);
         let mut others = JoinSet::new();
         if let Some(health) = health {
-            others.spawn(health.run(engine.clone(), lost));
+            others.spawn(health.run(engine.clone(), dropped));
         }
         let uplink = tokio::spawn(uplink.run(uplink_stop));
         let mut supervisor = Supervisor::find();

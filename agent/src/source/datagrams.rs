@@ -2,8 +2,8 @@
 //!
 //! Several are read with one call of the system (recvmmsg), and put one behind the other as lines, so that the engine
 //! scores them side by side as it does a stream's. Must never hold a datagram longer than its parsing takes. The hard case
-//! is a flood: after a batch the other tasks get their turn, and what the kernel cannot hold meanwhile is lost: it is asked to
-//! hold much, and how much it lost is told. Of the faults in a batch the log tells the first, and not whose it was; the counts have them all.
+//! is a flood: after a batch the other tasks get their turn, and what the kernel cannot hold meanwhile it drops: it is asked to
+//! hold much, and how much it dropped is told. Of the faults in a batch the log tells the first, and not whose it was; the counts have them all.
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
@@ -48,7 +48,10 @@ impl Datagrams {
             let socket = std::net::UdpSocket::bind(address)?;
             socket.set_nonblocking(true)?;
             let state = UdpSocketState::new((&socket).into())?;
-            state.set_recv_buffer_size((&socket).into(), WAITING_BYTES)?;
+            // A machine that gives more by itself is left alone.
+            if state.recv_buffer_size((&socket).into())? < WAITING_BYTES {
+                state.set_recv_buffer_size((&socket).into(), WAITING_BYTES)?;
+            }
             let received = vec![0; AT_ONCE * DATAGRAM_BYTES_MAX].into_boxed_slice();
             Ok(Self { socket: UdpSocket::from_std(socket)?, state, received, lines: Lines::new() })
         };
@@ -60,10 +63,10 @@ impl Datagrams {
         self.socket.local_addr().ok()
     }
 
-    /// The count of what was lost before it could be read.
-    pub(super) fn lost(&self) -> LostDatagrams {
+    /// The count of what was dropped before it could be read.
+    pub(super) fn dropped(&self) -> DroppedDatagrams {
         let link = format!("/proc/self/fd/{}", self.socket.as_raw_fd());
-        LostDatagrams { inode: std::fs::metadata(link).ok().map(|metadata| metadata.ino()) }
+        DroppedDatagrams { inode: std::fs::metadata(link).ok().map(|metadata| metadata.ino()) }
     }
 
     /// Hands every datagram to the engine until `stop`, and then those that have arrived already.
@@ -119,12 +122,12 @@ impl Datagrams {
 
 /// Datagrams that the system dropped because they were not read in time, read from its list of sockets when somebody asks.
 #[derive(Clone, Copy, Debug)]
-pub struct LostDatagrams {
+pub struct DroppedDatagrams {
     /// The number of the socket in the system's lists; none where the system has no such lists.
     inode: Option<u64>,
 }
 
-impl LostDatagrams {
+impl DroppedDatagrams {
     /// How many so far; none where the system does not tell.
     #[must_use]
     pub fn total(&self) -> Option<u64> {
@@ -222,8 +225,8 @@ mod tests {
         let mut datagrams = Datagrams::open("test", (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let plain = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         plain.set_nonblocking(true).unwrap();
-        let lost = datagrams.lost();
-        assert_eq!(lost.total(), Some(0));
+        let dropped = datagrams.dropped();
+        assert_eq!(dropped.total(), Some(0));
         let sender = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         for address in [datagrams.address().unwrap(), plain.local_addr().unwrap()] {
             for _ in 0..FLOOD {
@@ -237,6 +240,6 @@ mod tests {
         });
         let held_by_plain = std::iter::from_fn(|| plain.recv(&mut [0; 16]).ok()).count() as u64;
         assert!(2 * held >= 3 * held_by_plain, "{held} and {held_by_plain}");
-        assert_eq!(lost.total(), Some(FLOOD - held));
+        assert_eq!(dropped.total(), Some(FLOOD - held));
     }
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use vedette_agent_core::parse::Format;
 use vedette_common::DropReason;
 
-use super::datagrams::{Datagrams, LostDatagrams};
+use super::datagrams::{Datagrams, DroppedDatagrams};
 use super::lines::{LineBuffer, Taken};
 use super::{ListenError, Stop, line_protocol_format};
 use crate::config;
@@ -64,10 +64,10 @@ impl LineProtocolSource {
         Some((self.tcp.local_addr().ok()?, self.udp.address()?))
     }
 
-    /// The count of datagrams that were lost before they could be read.
+    /// The count of datagrams that were dropped before they could be read.
     #[must_use]
-    pub fn lost(&self) -> LostDatagrams {
-        self.udp.lost()
+    pub fn dropped(&self) -> DroppedDatagrams {
+        self.udp.dropped()
     }
 
     /// Reads until `stop`.

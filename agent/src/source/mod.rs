@@ -92,11 +92,11 @@ impl Sources {
         self.statsd.as_ref().and_then(statsd::StatsdSource::address)
     }
 
-    /// The counts of datagrams that were lost before they could be read, by source.
+    /// The counts of datagrams that were dropped before they could be read, by source.
     #[must_use]
-    pub fn lost_datagrams(&self) -> Vec<(&'static str, datagrams::LostDatagrams)> {
-        let statsd = self.statsd.as_ref().map(|source| ("statsd", source.lost()));
-        let line_protocol = self.line_protocol.as_ref().map(|source| ("line_protocol", source.lost()));
+    pub fn dropped_datagrams(&self) -> Vec<(&'static str, datagrams::DroppedDatagrams)> {
+        let statsd = self.statsd.as_ref().map(|source| ("statsd", source.dropped()));
+        let line_protocol = self.line_protocol.as_ref().map(|source| ("line_protocol", source.dropped()));
         statsd.into_iter().chain(line_protocol).collect()
     }
 

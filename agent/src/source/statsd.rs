@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use vedette_agent_core::parse::Format;
 
-use super::datagrams::{Datagrams, LostDatagrams};
+use super::datagrams::{Datagrams, DroppedDatagrams};
 use super::{ListenError, Stop};
 use crate::config;
 use crate::engine::Engine;
@@ -34,10 +34,10 @@ impl StatsdSource {
         self.datagrams.address()
     }
 
-    /// The count of what was lost before it could be read.
+    /// The count of what was dropped before it could be read.
     #[must_use]
-    pub fn lost(&self) -> LostDatagrams {
-        self.datagrams.lost()
+    pub fn dropped(&self) -> DroppedDatagrams {
+        self.datagrams.dropped()
     }
 
     /// Reads until `stop`.

@@ -23,7 +23,10 @@ use vedette_common::datagrams::{SOCKET_LISTS, WAITING_BYTES, drops_of};
 pub(super) fn bind(address: SocketAddr) -> std::io::Result<(UdpSocket, DroppedDatagrams)> {
     let socket = UdpSocket::bind(address)?;
     let state = UdpSocketState::new((&socket).into())?;
-    state.set_recv_buffer_size((&socket).into(), WAITING_BYTES)?;
+    // A machine that gives more by itself is left alone.
+    if state.recv_buffer_size((&socket).into())? < WAITING_BYTES {
+        state.set_recv_buffer_size((&socket).into(), WAITING_BYTES)?;
+    }
     let given_bytes = state.recv_buffer_size((&socket).into())?;
     if given_bytes < WAITING_BYTES {
         tracing::info!(
